@@ -1,0 +1,214 @@
+"""Airflow's four components from one interpreter: import once, fork four times, stop in the right order.
+
+`airflow standalone` imports Airflow five times over and, on SIGTERM, leaves its children behind. Here one parent
+imports it, forks each component (which then runs Airflow's own command line), restarts one that dies later on, and ends
+them all on SIGTERM. What that is worth was measured: docs/decisions/0001-airflow-from-one-process.md.
+
+Run by `demo.stack` with the environment of `demo.environment`; never by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from demo import processes
+
+SHARED = (
+    "airflow.cli.commands.scheduler_command",
+    "airflow.cli.commands.dag_processor_command",
+    "airflow.cli.commands.triggerer_command",
+    "airflow.executors.local_executor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.providers.standard.operators.hitl",
+    "pymongo",
+)
+"""Imported before the first fork. Third-party code only: an edit of ours must reach the next task without a restart."""
+
+WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+YOUNG_SECONDS = 10.0
+"""A component that dies younger than this is broken, not unlucky: the stack stops instead of restarting it."""
+
+TASKS_GRACE = 10.0
+STOP_GRACE = 4.0
+
+
+@dataclass(frozen=True)
+class Component:
+    """One Airflow process: the words of its command line and what it imports beyond the shared part."""
+
+    name: str
+    words: Sequence[str]
+    preload: Sequence[str] = ()
+
+
+API_SERVER = Component("api-server", ["api-server"], ["airflow.cli.commands.api_server_command", "airflow.api_fastapi.main"])
+SCHEDULER = Component("scheduler", ["scheduler", "--skip-serve-logs"])
+DAG_PROCESSOR = Component("dag-processor", ["dag-processor"])
+TRIGGERER = Component("triggerer", ["triggerer", "--skip-serve-logs"])
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL("libc.so.6", use_errno=True).prctl(option, value)
+
+
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask Linux to send us this signal when our parent dies."""
+    _prctl(1, number)
+
+
+def adopt_orphans() -> None:
+    """Become the new parent of descendants whose parent dies, so that none of them escapes."""
+    _prctl(36, 1)
+
+
+@dataclass
+class Launcher:
+    """The parent of the components."""
+
+    logs: Path
+    mask: set[signal.Signals]
+    running: dict[int, tuple[Component, float]]
+
+    def start(self, component: Component, gate: tuple[int, int] | None = None) -> None:
+        """Fork one component; with a gate (a pipe) it touches the database only after we closed the writing end."""
+        pid = os.fork()
+        if pid == 0:
+            self._become(component, gate)
+        self.running[pid] = (component, time.monotonic())
+
+    def _become(self, component: Component, gate: tuple[int, int] | None) -> NoReturn:
+        die_with_parent()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+        log = os.open(self.logs / f"{component.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        for module in component.preload:
+            importlib.import_module(module)
+        if gate is not None:
+            os.close(gate[1])
+            os.read(gate[0], 1)
+        gc.enable()
+        sys.argv = ["airflow", *component.words]
+        from airflow.__main__ import main  # noqa: PLC0415
+
+        main()
+        sys.exit(0)
+
+    def watch(self) -> int:
+        """Wait for the signal to stop; restart what dies; return the exit code."""
+        while True:
+            received = signal.sigtimedwait(WATCHED, 1.0)
+            if received is not None and received.si_signo != signal.SIGCHLD:
+                return 0
+            for component, age, status in self._reap():
+                print(f"{component.name} ended (status {status}) after {age:.0f} s", flush=True)  # noqa: T201
+                if age < YOUNG_SECONDS:
+                    return 1
+                self.start(component)
+
+    def _reap(self) -> list[tuple[Component, float, int]]:
+        ended = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            if pid in self.running:
+                component, started = self.running.pop(pid)
+                ended.append((component, time.monotonic() - started, os.waitstatus_to_exitcode(status)))
+
+    def stop(self) -> None:
+        """End everything: tasks first (they release their leases), the API server last (they report to it)."""
+        api = {pid for pid, (component, _) in self.running.items() if component is API_SERVER}
+        others = self._living(self.running.keys() - api)
+        processes.send(others, signal.SIGTERM)  # the scheduler starts nothing more and waits for its workers
+        terminated: set[int] = set()
+
+        def gone() -> bool:
+            workers = processes.children(process.pid for process in others)
+            tasks = [task for task in processes.children(worker.pid for worker in workers) if task.pid not in terminated]
+            processes.send(tasks, signal.SIGTERM)
+            terminated.update(task.pid for task in tasks)
+            return self._gone(others)
+
+        processes.wait_for(gone, TASKS_GRACE)
+        self._end(self._living(api), signal.SIGINT)
+        self._end(self._leftovers(), signal.SIGTERM)
+        self._end(self._leftovers(), signal.SIGKILL)
+
+    @staticmethod
+    def _living(pids: Iterable[int]) -> list[processes.Process]:
+        return [process for process in map(processes.look_up, pids) if process is not None]
+
+    def _leftovers(self) -> list[processes.Process]:
+        me = os.getpid()
+        return [process for process in processes.table().values() if process.session == me and process.pid != me]
+
+    def _end(self, targets: list[processes.Process], number: signal.Signals) -> None:
+        processes.send(targets, number)
+        processes.wait_for(lambda: self._gone(targets), STOP_GRACE)
+
+    def _gone(self, targets: list[processes.Process]) -> bool:
+        self._reap()
+        return not any(processes.is_same(process) for process in targets)
+
+
+def main() -> None:
+    """Run until a signal comes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--logs", type=Path, required=True)
+    parser.add_argument("--database-stamp", type=Path, required=True, help="exists when the metadata database is ready")
+    parser.add_argument("--bound", action="store_true", help="stop when the process that started us dies")
+    options = parser.parse_args()
+    root = os.getcwd()
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", root)]  # tasks must not see the project root
+    if options.bound:
+        die_with_parent()
+    adopt_orphans()
+    launcher = Launcher(options.logs, signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED), {})
+    gc.disable()  # a fifth of the import time
+    importlib.import_module("airflow.__main__")
+    gate = os.pipe()
+    launcher.start(API_SERVER, gate)
+    for module in SHARED:
+        importlib.import_module(module)
+    prepare_database(options.database_stamp)
+    os.close(gate[1])
+    os.close(gate[0])
+    gc.freeze()
+    gc.enable()
+    for component in (SCHEDULER, DAG_PROCESSOR, TRIGGERER):
+        launcher.start(component)
+    code = launcher.watch()
+    launcher.stop()
+    sys.exit(code)
+
+
+def prepare_database(stamp: Path) -> None:
+    """Create or upgrade Airflow's metadata database, unless the stamp says that this version has done so."""
+    from airflow.configuration import write_default_airflow_configuration_if_needed  # noqa: PLC0415
+
+    write_default_airflow_configuration_if_needed()
+    if stamp.exists():
+        return
+    from airflow.utils.db import initdb  # noqa: PLC0415
+
+    initdb()
+    stamp.touch()
+
+
+if __name__ == "__main__":
+    main()

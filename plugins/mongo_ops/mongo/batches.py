@@ -1,0 +1,254 @@
+"""Exactly-once batches: long work over a collection that can be killed at any instant and goes on where it stopped.
+
+The collection is walked by ``_id``. A batch's writes and its checkpoint commit in one transaction that also asserts the
+lease, so each document is changed once, even by ``$inc``, and a zombie changes none. The walk covers the documents that
+existed when it began: its upper end is fixed then, so that inserts cannot keep it running for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mongo_ops.errors import PlanError, RunError
+from mongo_ops.mongo import keyrange
+from mongo_ops.mongo.keyrange import End
+from mongo_ops.mongo.throttle import LagProbe, Limits, next_size, reason_to_wait
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+
+    from mongo_ops.mongo.documents import Document
+    from mongo_ops.mongo.lease import Lease
+
+CHECKPOINTS = "ops_checkpoints"
+FIRST_SIZE = 500
+REPORT_SECONDS = 5.0
+WAIT_SECONDS = 0.5
+log = logging.getLogger(__name__)
+
+
+class BudgetSpentError(RunError):
+    """The time budget is used up; the retry goes on from the checkpoint."""
+
+
+class StepChangedError(PlanError):
+    """A half-done step was edited, so its checkpoint says nothing about the new one."""
+
+
+class NotWalkableError(PlanError):
+    """The collection has no ``_id`` index to walk (a view or a time-series collection)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was done to documents."""
+
+    matched: int = 0
+    modified: int = 0
+    inserted: int = 0
+    deleted: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.matched + other.matched,
+            self.modified + other.modified,
+            self.inserted + other.inserted,
+            self.deleted + other.deleted,
+        )
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counts by name, zeros left out."""
+        named = {"matched": self.matched, "modified": self.modified, "inserted": self.inserted, "deleted": self.deleted}
+        return {name: count for name, count in named.items() if count}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Counts:
+        """Read counts back from a checkpoint or a history entry."""
+        return cls(*(int(document.get(name, 0)) for name in ("matched", "modified", "inserted", "deleted")))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a step is: documents walked, of about how many, how fast, and about how long it will still take."""
+
+    step: str
+    done: int
+    total: int
+    rate_per_s: float
+    waiting: str | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return the estimate, or None while the rate is unknown."""
+        return max(0, self.total - self.done) / self.rate_per_s if self.rate_per_s > 0 else None
+
+    def __str__(self) -> str:
+        share = f"{100 * self.done / self.total:.0f} %" if self.total else "100 %"
+        left = f", about {self.seconds_left:.0f} s left" if self.seconds_left is not None else ""
+        wait = f"; waiting: {self.waiting}" if self.waiting else ""
+        return f"{self.step}: {self.done:,} of {self.total:,} documents ({share}), {self.rate_per_s:,.0f}/s{left}{wait}"
+
+
+Reporter = Callable[[Progress], None]
+
+
+def log_progress(progress: Progress) -> None:
+    """Write progress to the log."""
+    log.info("%s", progress)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A named piece of work. ``digest`` says what is done, so that an edited step is not taken for the one begun."""
+
+    id: str
+    digest: str
+    collection: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+Apply = Callable[["ClientSession", Mapping[str, Any]], Counts]
+"""A batch's work: gets the session and the filter that selects the batch's documents, returns what it did."""
+
+
+class Batches:
+    """Runs a step in batches, resuming from its checkpoint."""
+
+    def __init__(
+        self, lease: Lease, limits: Limits | None = None, report: Reporter = log_progress, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._lease, self._db = lease, lease.db
+        self._limits = limits or Limits()
+        self._report, self._clock = report, clock
+        self._probe = LagProbe(self._db.client)
+        self._began = clock()
+        self._reported_at = float("-inf")
+
+    def run(self, step: Step, apply: Apply, *, end: End | None = None) -> Counts:
+        """Apply the step to every document that exists now and return the totals, earlier tries included.
+
+        Args:
+            step: what to walk.
+            apply: the work of one batch; called again when its transaction is retried.
+            end: where to stop instead of at the largest key. Used to undo exactly what a killed run had done.
+
+        Raises:
+            LeaseLostError: another run took over; nothing more was written.
+            BudgetSpentError: the time budget is used up; run again.
+            StepChangedError: the checkpoint belongs to a different step.
+        """
+        collection = self._db[step.collection]
+        point = self._checkpoint(step, end)
+        while not point["finished"]:
+            self._hold_back(step, point)
+            point = self._one_batch(collection, step, apply, point)
+        return Counts.of(point)
+
+    def _checkpoint(self, step: Step, end: End | None) -> Document:
+        found = self._db[CHECKPOINTS].find_one({"_id": step.id})
+        if found is not None:
+            if found["digest"] != step.digest:
+                raise StepChangedError(
+                    f"{step.id} stopped after {found['done']:,} documents and was edited since. Undo its done part with "
+                    "`mongo-ops rollback --failed`, or restore the file as it was and run again."
+                )
+            log.info("%s resumes after %s documents.", step.id, f"{found['done']:,}")
+            return found
+        return self._begin(step, end)
+
+    def _begin(self, step: Step, end: End | None) -> Document:
+        collection = self._db[step.collection]
+        self._refuse_unwalkable(step)
+        ends = keyrange.bounds(collection)
+        end = end or (End(ends[1]) if ends else None)
+        point: Document = {"_id": step.id, "digest": step.digest, "collection": step.collection, "size": FIRST_SIZE}
+        point |= {"done": 0, "batches": 0, "seconds": 0.0, "finished": ends is None}
+        if ends is not None and end is not None:
+            point |= {"next": ends[0], "upper": end.key, "upper_inclusive": end.inclusive}
+        point["total"] = collection.estimated_document_count() if ends else 0
+
+        def write(session: ClientSession) -> None:
+            self._db[CHECKPOINTS].insert_one({**point, "epoch": self._lease.epoch}, session=session)
+
+        self._lease.transaction(write)
+        return point
+
+    def _refuse_unwalkable(self, step: Step) -> None:
+        info = next(iter(self._db.list_collections(filter={"name": step.collection})), None)
+        if info is not None and info["type"] != "collection":
+            raise NotWalkableError(f"{step.collection} is a {info['type']} and cannot be changed in batches.")
+
+    def _one_batch(self, collection: Collection[Document], step: Step, apply: Apply, point: Document) -> Document:
+        started = self._clock()
+        span = keyrange.next_range(collection, point["next"], End(point["upper"], inclusive=point["upper_inclusive"]), point["size"])
+        selected = {"$and": [span.filter, step.where]} if step.where else span.filter
+
+        def body(session: ClientSession) -> Document:
+            counts = Counts.of(point) + apply(session, selected)
+            walked = point["size"] if span.stop is not None else collection.count_documents(span.filter, session=session)
+            after = {**point, **counts.as_dict(), "done": point["done"] + walked, "batches": point["batches"] + 1}
+            after |= {"finished": span.stop is None, "epoch": self._lease.epoch}
+            after["next"] = point["next"] if span.stop is None else span.stop
+            seconds = self._clock() - started
+            after |= {"seconds": point["seconds"] + seconds, "rate_per_s": walked / max(seconds, 1e-6)}
+            after["size"] = next_size(point["size"], seconds, self._limits.batch_seconds)
+            self._save(session, point, after)
+            return after
+
+        after = self._lease.transaction(body)
+        self._tell(step, after)
+        return after
+
+    def _save(self, session: ClientSession, before: Document, after: Document) -> None:
+        fields = {key: {"$literal": value} for key, value in after.items() if key != "_id"}
+        saved = self._db[CHECKPOINTS].update_one(
+            {"_id": before["_id"], "batches": before["batches"]},
+            [{"$set": {**fields, "updated_at": "$$NOW"}}],
+            session=session,
+        )
+        if saved.matched_count != 1:
+            raise RunError(f"The checkpoint of {before['_id']} moved under this run; run again to resume.")
+
+    def _tell(self, step: Step, point: Document, waiting: str | None = None) -> None:
+        now = self._clock()
+        if waiting or point["finished"] or now - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = now
+            rate = point["done"] / max(point["seconds"], 1e-6)
+            self._report(Progress(step.id, point["done"], max(point["total"], point["done"]), rate, waiting))
+
+    def _hold_back(self, step: Step, point: Document) -> None:
+        """Wait while the throttle gives a reason; stop when the time budget is spent."""
+        told = None
+        while True:
+            if self._limits.budget is not None and self._clock() - self._began > self._limits.budget:
+                raise BudgetSpentError(
+                    f"{step.id}: the time budget of {self._limits.budget:.0f} s is spent after {point['done']:,} of about "
+                    f"{point['total']:,} documents. Run again to go on from there."
+                )
+            reason = reason_to_wait(self._probe.sample(), self._limits)
+            if reason is None:
+                return
+            self._lease.check()
+            if reason != told:
+                self._tell(step, point, waiting=reason)
+                told = reason
+            time.sleep(WAIT_SECONDS)
+
+
+def covered(db: Database[Document], step_id: str) -> tuple[End | None, bool]:
+    """Return up to where a step has come and whether it began at all.
+
+    The end is None when nothing was walked (nothing begun, or an empty collection).
+    """
+    point = db[CHECKPOINTS].find_one({"_id": step_id})
+    if point is None or "next" not in point:
+        return None, point is not None
+    if point["finished"]:
+        return End(point["upper"], inclusive=point["upper_inclusive"]), True
+    return End(point["next"], inclusive=False), True

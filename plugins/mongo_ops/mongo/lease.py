@@ -1,0 +1,225 @@
+"""A lease with a fencing epoch: one writer per resource, and a zombie that wakes up late changes nothing.
+
+One document per resource in ``ops_leases``. It is taken with one atomic update on the server's clock (``$$NOW``), renewed
+by a heartbeat, and every acquisition raises its epoch. Each transaction of a run first writes to that document under the
+condition that its own epoch is still there and unexpired; so either the transaction or the next acquisition wins, never both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import pymongo
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from mongo_ops.errors import PlanError, RunError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pymongo.client_session import ClientSession
+    from pymongo.database import Database
+
+    from mongo_ops.mongo.documents import Document
+
+T = TypeVar("T")
+LEASES = "ops_leases"
+TTL_SECONDS = 60.0
+NEVER_HELD = datetime(1970, 1, 1, tzinfo=UTC)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease. ``owner`` names the run: every process of one run may take the lease over from the other."""
+
+    owner: str
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+
+class LeaseHeldError(PlanError):
+    """Another run holds the resource."""
+
+    def __init__(self, resource: str, owner: str, host: str, pid: int, since: datetime, expires: datetime) -> None:
+        super().__init__(resource, owner, host, pid, since, expires)
+        self.resource, self.owner, self.host, self.pid = resource, owner, host, pid
+        self.since, self.expires = since, expires
+
+    def __str__(self) -> str:
+        return (
+            f"{self.resource} is held by {self.owner} (host {self.host}, pid {self.pid}) since {self.since:%Y-%m-%d %H:%M:%S} "
+            f"until {self.expires:%H:%M:%S} UTC. Wait for it, or see `mongo-ops unlock`."
+        )
+
+
+class LeaseLostError(RunError):
+    """The lease lapsed or passed to another run; nothing of this run may be written any more."""
+
+    def __init__(self, resource: str, epoch: int) -> None:
+        super().__init__(resource, epoch)
+        self.resource, self.epoch = resource, epoch
+
+    def __str__(self) -> str:
+        return f"The lease on {self.resource} (epoch {self.epoch}) is no longer ours; nothing more was written. Run again to resume."
+
+
+class Lease:
+    """A held lease. Use it as a context manager: it renews itself in the background and is released at the end."""
+
+    def __init__(self, db: Database[Document], resource: str, holder: Holder, epoch: int, ttl: float) -> None:
+        self.db, self.resource, self.holder, self.epoch, self.ttl = db, resource, holder, epoch, ttl
+        self._lost = threading.Event()
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name=f"lease {resource}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.let_go()
+        self.release()
+
+    def let_go(self) -> None:
+        """Stop renewing but leave the lease to the run's next process (a later task of the same Airflow run)."""
+        self._stop.set()
+        if self._heart.is_alive():
+            self._heart.join(timeout=5)
+
+    def release(self) -> bool:
+        """Give the lease up if it is still ours; say whether it was."""
+        done = self.db[LEASES].update_one(self._ours(), [{"$set": {"expires_at": "$$NOW", "released": True}}])
+        return done.matched_count == 1
+
+    def check(self) -> None:
+        """Raise if the lease is no longer ours. For work that no transaction can guard, such as an index build."""
+        if self._lost.is_set() or self.db[LEASES].find_one(self._ours()) is None:
+            raise LeaseLostError(self.resource, self.epoch)
+
+    def transaction(self, body: Callable[[ClientSession], T]) -> T:
+        """Run ``body`` in a transaction that commits only while the lease is ours. ``body`` may be called again.
+
+        Raises:
+            LeaseLostError: nothing was written.
+        """
+
+        def guarded(session: ClientSession) -> T:
+            touched = self.db[LEASES].update_one(self._ours(), self._renewal(), session=session)
+            if touched.matched_count != 1:
+                raise LeaseLostError(self.resource, self.epoch)
+            return body(session)
+
+        with self.db.client.start_session() as session:
+            return session.with_transaction(
+                guarded, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority")
+            )
+
+    def _ours(self) -> dict[str, Any]:
+        return {"_id": self.resource, "epoch": self.epoch, "$expr": {"$gt": ["$expires_at", "$$NOW"]}}
+
+    def _renewal(self) -> list[dict[str, Any]]:
+        return [{"$set": {"expires_at": {"$add": ["$$NOW", int(self.ttl * 1000)]}, "renewed_at": "$$NOW"}}]
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.ttl / 3):
+            try:
+                with pymongo.timeout(self.ttl / 3):
+                    renewed = self.db[LEASES].update_one(self._ours(), self._renewal()).matched_count == 1
+            except PyMongoError as error:
+                log.warning("Lease on %s was not renewed (%s); trying again.", self.resource, type(error).__name__)
+                continue
+            if not renewed:
+                self._lost.set()
+                return
+
+
+def acquire(
+    db: Database[Document], resource: str, holder: Holder, *, ttl: float = TTL_SECONDS, wait: float = 0.0
+) -> Lease:
+    """Take the lease: when it is free, has lapsed, or belongs to the same run. The epoch grows every time.
+
+    Args:
+        db: database with majority concerns.
+        resource: what is leased, e.g. ``migrations``.
+        holder: who takes it; a process of the same ``owner`` takes over and fences the one before.
+        ttl: seconds without a heartbeat after which others may take it.
+        wait: seconds to keep trying while another run holds it.
+
+    Raises:
+        LeaseHeldError: another run holds it.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        taken = _try_acquire(db, resource, holder, ttl)
+        if taken is not None:
+            return Lease(db, resource, holder, int(taken["epoch"]), ttl)
+        current = show(db, resource)
+        if current is None:
+            _create(db, resource)
+            continue
+        if time.monotonic() >= deadline:
+            raise _held(current)
+        time.sleep(min(0.2, max(0.02, wait / 20)))
+
+
+def _try_acquire(db: Database[Document], resource: str, holder: Holder, ttl: float) -> Document | None:
+    free = {"$or": [{"owner": holder.owner}, {"$expr": {"$lte": ["$expires_at", "$$NOW"]}}]}
+    fields: dict[str, Any] = {
+        "owner": {"$literal": holder.owner},
+        "host": {"$literal": holder.host},
+        "pid": holder.pid,
+        "epoch": {"$add": [{"$ifNull": ["$epoch", 0]}, 1]},
+        "acquired_at": "$$NOW",
+        "renewed_at": "$$NOW",
+        "expires_at": {"$add": ["$$NOW", int(ttl * 1000)]},
+        "released": False,
+    }
+    return db[LEASES].find_one_and_update({"_id": resource, **free}, [{"$set": fields}], return_document=ReturnDocument.AFTER)
+
+
+def _create(db: Database[Document], resource: str) -> None:
+    """Make the lease document, free. An upsert cannot do it in one step: it allows no ``$expr`` in its filter."""
+    with contextlib.suppress(DuplicateKeyError):
+        db[LEASES].insert_one({"_id": resource, "epoch": 0, "expires_at": NEVER_HELD})
+
+
+def show(db: Database[Document], resource: str) -> Document | None:
+    """Return the live lease's document, or None when the resource is free."""
+    return db[LEASES].find_one({"_id": resource, "$expr": {"$gt": ["$expires_at", "$$NOW"]}})
+
+
+def unlock(db: Database[Document], resource: str, *, force: bool = False) -> Document | None:
+    """Free a resource and return whom it was taken from; None when it was free already.
+
+    Raises:
+        LeaseHeldError: the lease is alive and ``force`` is not given.
+    """
+    current = show(db, resource)
+    if current is None:
+        return None
+    if not force:
+        raise _held(current)
+    db[LEASES].update_one(
+        {"_id": resource, "epoch": current["epoch"]},
+        [{"$set": {"expires_at": "$$NOW", "released": True, "epoch": {"$add": ["$epoch", 1]}}}],
+    )
+    return current
+
+
+def _held(current: Document) -> LeaseHeldError:
+    return LeaseHeldError(
+        current["_id"], current["owner"], current["host"], current["pid"], current["acquired_at"], current["expires_at"]
+    )

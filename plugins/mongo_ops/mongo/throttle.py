@@ -1,0 +1,80 @@
+"""Decide whether a bulk job may send its next batch. A pure verdict over a sample that somebody else took."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pymongo.errors import OperationFailure
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+
+    from mongo_ops.mongo.documents import Document
+
+PRIMARY, SECONDARY = 1, 2
+UNAUTHORIZED, NO_REPLICATION = 13, 76
+COMMAND_NOT_FOUND = 59  # mongos: each shard replicates on its own
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the operator allows. Seconds throughout."""
+
+    max_lag: float = 10.0
+    max_sample_age: float = 30.0
+    batch_seconds: float = 0.5
+    budget: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the probe saw: the slowest healthy secondary's lag, and how old that observation is."""
+
+    lag: float
+    age: float = 0.0
+
+
+def reason_to_wait(sample: Sample, limits: Limits) -> str | None:
+    """Return why to hold back, or None to go on. A stale sample is a reason."""
+    if sample.age > limits.max_sample_age:
+        return f"the last replication sample is {sample.age:.0f} s old (limit {limits.max_sample_age:.0f} s)"
+    if sample.lag > limits.max_lag:
+        return f"replication lag {sample.lag:.1f} s (limit {limits.max_lag:.1f} s)"
+    return None
+
+
+def next_size(size: int, seconds: float, target: float, *, smallest: int = 10, largest: int = 20_000) -> int:
+    """Return the next batch's size: halved when a batch took twice its time, at most doubled when it was quick."""
+    factor = min(2.0, max(0.5, target / max(seconds, 0.001)))
+    return max(smallest, min(largest, int(size * factor)))
+
+
+class LagProbe:
+    """Sample replication lag, at most once per ``interval`` seconds. Unhealthy members are left out."""
+
+    def __init__(self, client: MongoClient[Document], interval: float = 1.0) -> None:
+        self._client, self._interval = client, interval
+        self._taken_at = float("-inf")
+        self._lag = 0.0
+        self.unavailable: str | None = None
+
+    def sample(self) -> Sample:
+        """Return the newest observation; a deployment that shows no replication status counts as not lagging."""
+        now = time.monotonic()
+        if self.unavailable is None and now - self._taken_at >= self._interval:
+            self._observe()
+            self._taken_at = now
+        return Sample(self._lag, 0.0 if self.unavailable else time.monotonic() - self._taken_at)
+
+    def _observe(self) -> None:
+        try:
+            members = self._client.admin.command("replSetGetStatus")["members"]
+        except OperationFailure as error:
+            if error.code not in (UNAUTHORIZED, NO_REPLICATION, COMMAND_NOT_FOUND):
+                raise
+            self.unavailable = f"replication lag cannot be seen (code {error.code}); the user needs clusterMonitor"
+            return
+        dates = [m["optimeDate"] for m in members if m["state"] in (PRIMARY, SECONDARY) and m["health"] == 1]
+        self._lag = (max(dates) - min(dates)).total_seconds() if dates else 0.0
