@@ -1,0 +1,82 @@
+"""What a program says, whatever its comments and layout: the normal form that checksums are made of."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def normal_form(source: str) -> str:
+    """Return a text that is equal for two sources exactly when their programs are: no comments, layout or docstrings.
+
+    Empty and absent parts of the syntax tree are left out, so that Python versions with more node fields agree.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            _drop_docstring(node)
+    return _dump(tree)
+
+
+def _drop_docstring(node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        node.body = node.body[1:]
+
+
+def _dump(value: Any) -> str:
+    if isinstance(value, ast.AST):
+        parts = (f"{name}={_dump(item)}" for name, item in ast.iter_fields(value) if _says_something(name, item))
+        return f"{type(value).__name__}({','.join(parts)})"
+    if isinstance(value, list):
+        return f"[{','.join(_dump(item) for item in value)}]"
+    return repr(value)
+
+
+def _says_something(name: str, item: Any) -> bool:
+    return item is not None and item != [] and name not in ("ctx", "kind", "type_comment")
+
+
+def code_of(function: Callable[..., Any]) -> str:
+    """Return the normal form of a function's source; its qualified name when the source cannot be read."""
+    if isinstance(function, functools.partial):
+        return f"{code_of(function.func)}{function.args!r}{function.keywords!r}"
+    try:
+        return normal_form(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return f"{function.__module__}.{function.__qualname__}"
+
+
+def local_imports(source: str, folder: Path, here: Path) -> Iterator[Path]:
+    """Yield the files below ``folder`` that a module imports relatively (``from .genres import NAMES``)."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level > 0:
+            base = here.parent
+            for _ in range(node.level - 1):
+                base = base.parent
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                stem = base.joinpath(*name.split("."))
+                candidates = (stem.with_suffix(".py"), stem / "__init__.py")
+                yield from (path for path in candidates if path.is_file() and path.is_relative_to(folder))
+
+
+def checksum(path: Path, folder: Path) -> str:
+    """Return the SHA-256 (hex) of a migration's program and of every local module it imports, directly or not."""
+    seen: dict[Path, str] = {}
+    todo = [path]
+    while todo:
+        current = todo.pop()
+        if current in seen:
+            continue
+        source = current.read_text(encoding="utf-8")
+        seen[current] = normal_form(source)
+        todo.extend(local_imports(source, folder, current))
+    helpers = sorted((str(found.relative_to(folder)), text) for found, text in seen.items() if found != path)
+    return hashlib.sha256(repr((seen[path], helpers)).encode()).hexdigest()
