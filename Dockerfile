@@ -10,8 +10,9 @@ ENV PATH=${VIRTUAL_ENV}/bin:${PATH} \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 
 COPY --chown=airflow:0 requirements.txt /opt/airflow/requirements.txt
+# --no-deps: the lock is complete (pip check below proves it), and pip would refuse `celery[redis]` as not pinned.
 RUN python -m venv "${VIRTUAL_ENV}" \
-    && "${VIRTUAL_ENV}/bin/pip" install --require-hashes -r /opt/airflow/requirements.txt
+    && "${VIRTUAL_ENV}/bin/pip" install --require-hashes --no-deps -r /opt/airflow/requirements.txt
 
 COPY --chown=airflow:0 pyproject.toml README.md /opt/airflow/
 COPY --chown=airflow:0 plugins/ /opt/airflow/plugins/

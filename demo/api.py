@@ -82,6 +82,14 @@ class Api:
             return {}
         return {name: str(part.get("status")) for name, part in answer.items() if isinstance(part, dict)}
 
+    def warm_up(self) -> bool:
+        """Make the API that tasks call build its routes, as the first call would (seconds); False while it is down."""
+        try:
+            self._send("GET", "/execution/health")
+        except ApiError:
+            return False
+        return True
+
     def has_dag(self, dag_id: str) -> bool:
         """Tell whether Airflow has parsed this DAG."""
         try:

@@ -98,6 +98,7 @@ class Launcher:
         if gate is not None:
             os.close(gate[1])
             os.read(gate[0], 1)
+        gc.freeze()  # what was imported stays: collecting it would only make every later collection, and the exit, slow
         gc.enable()
         sys.argv = ["airflow", *component.words]
         from airflow.__main__ import main  # noqa: PLC0415
@@ -188,8 +189,6 @@ def main() -> None:
     prepare_database(options.database_stamp)
     os.close(gate[1])
     os.close(gate[0])
-    gc.freeze()
-    gc.enable()
     for component in (SCHEDULER, DAG_PROCESSOR, TRIGGERER):
         launcher.start(component)
     code = launcher.watch()

@@ -176,7 +176,8 @@ class Stack:
 
     def _await_healthy(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not self._is_healthy():
+        api = self.api
+        while not (api.warm_up() and self._is_healthy()):
             if self._living_launcher() is None:
                 raise StackError(f"Airflow stopped while it started.\n{self._what_the_logs_say()}")
             if time.monotonic() > deadline:

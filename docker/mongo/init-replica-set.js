@@ -75,7 +75,9 @@ function keepOpsUser(admin, database, pwd) {
   const roles = [
     { role: "readWrite", db: database }, // documents, indexes, change streams
     { role: "dbAdmin", db: database }, // collMod, validate, profiling
-    { role: "clusterMonitor", db: "admin" }, // health: replication, oplog window, connections; reads no product data
+    // Health: replication, connections, the oplog's window. It may read the oplog, and that holds every database's writes:
+    // accounts on one set are kept apart against mistakes, not against intent. Clusters of their own do that.
+    { role: "clusterMonitor", db: "admin" },
   ];
   const target = admin.getSiblingDB(database);
   const exists = target.getUser("mongo_ops") !== null;

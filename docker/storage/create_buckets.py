@@ -5,6 +5,7 @@
 them; without it the bucket is created plainly, and the output says so.
 """
 
+# ruff: noqa: INP001 - a script, not a package
 from __future__ import annotations
 
 import json

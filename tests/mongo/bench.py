@@ -43,8 +43,9 @@ class Workshop:
             def once(name, body):
                 return lease.transaction(body)
 
-            end, began = covered(self.db, walk)
-            finished = not began or self.db["ops_checkpoints"].find_one({"_id": walk})["finished"]
+            end = covered(self.db, walk)
+            point = self.db["ops_checkpoints"].find_one({"_id": walk})
+            finished = point is None or point["finished"]
 
             def bench(session):
                 images = self.db[f"ops_before_test_{id(operation)}"]

@@ -113,7 +113,7 @@ UNRESOLVED = frozenset({State.RUNNING, State.FAILED, State.INTERRUPTED, State.RO
 
 @dataclass(frozen=True)
 class OperationRecord:
-    """What the database remembers of one operation: ``state`` is ``running`` or ``done``."""
+    """What the database remembers of one operation: ``state`` is ``pending``, ``running``, ``done`` or ``undone``."""
 
     kind: str
     digest: str
@@ -125,13 +125,18 @@ class OperationRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """The current state of one migration, from ``ops_migrations``. ``order`` grows with each application."""
+    """The current state of one migration, from ``ops_migrations``.
+
+    ``order`` is the place in the order of application (latest is largest); ``application`` counts how often this migration
+    was begun afresh, so that a repeated run never takes an earlier run's checkpoints for its own.
+    """
 
     name: str
     state: State
     checksum: str
     direction: str = "forward"
     order: int = 0
+    application: int = 0
     operations: tuple[OperationRecord, ...] = ()
     attempt: int = 0
     error: str | None = None
@@ -143,3 +148,17 @@ class Record:
     def version(self) -> str:
         """The number in front of the name."""
         return self.name.partition("_")[0]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one migration in this run.
+
+    ``counts`` are documents by what was done to them, ``seconds`` this run's share; ``already`` means nothing was left to do.
+    """
+
+    name: str
+    direction: str
+    counts: Mapping[str, int]
+    seconds: float
+    already: bool = False

@@ -153,6 +153,9 @@ class Batches:
     def _checkpoint(self, step: Step, end: End | None) -> Document:
         found = self._db[CHECKPOINTS].find_one({"_id": step.id})
         if found is not None:
+            if found["digest"] != step.digest and not found["done"]:
+                self._db[CHECKPOINTS].delete_one({"_id": step.id, "done": 0})
+                return self._begin(step, end)
             if found["digest"] != step.digest:
                 raise StepChangedError(
                     f"{step.id} stopped after {found['done']:,} documents and was edited since. Undo its done part with "
@@ -241,14 +244,11 @@ class Batches:
             time.sleep(WAIT_SECONDS)
 
 
-def covered(db: Database[Document], step_id: str) -> tuple[End | None, bool]:
-    """Return up to where a step has come and whether it began at all.
-
-    The end is None when nothing was walked (nothing begun, or an empty collection).
-    """
+def covered(db: Database[Document], step_id: str) -> End | None:
+    """Return up to where a step has come; None when it walked nothing (not begun, or an empty collection)."""
     point = db[CHECKPOINTS].find_one({"_id": step_id})
     if point is None or "next" not in point:
-        return None, point is not None
+        return None
     if point["finished"]:
-        return End(point["upper"], inclusive=point["upper_inclusive"]), True
-    return End(point["next"], inclusive=False), True
+        return End(point["upper"], inclusive=point["upper_inclusive"])
+    return End(point["next"], inclusive=False)

@@ -86,8 +86,12 @@ class Lease:
         self._heart = threading.Thread(target=self._beat, name=f"lease {resource}", daemon=True)
 
     def __enter__(self) -> Self:
-        self._heart.start()
+        self.start()
         return self
+
+    def start(self) -> None:
+        """Begin to renew in the background."""
+        self._heart.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.let_go()

@@ -81,6 +81,7 @@ class Bench:
         found: what :meth:`Operation.observe` saw before the operation first ran; survives kills.
         forward_end: for a reverse: up to which key the forward walk had come (None: it walked nothing).
         forward_finished: for a reverse: whether the forward direction was carried out wholly.
+        once: run a body in one transaction, exactly once by name, whatever is killed: ``once(name, body)``.
         batches: run a walk in exactly-once batches: ``batches(collection, where, apply, digest, name="", end=None)``.
         check: raise when the lease is lost; called right before work that no transaction guards.
         images: the collection for before-images of this operation.

@@ -1,0 +1,108 @@
+"""Find migration files and load them, by path and without a database.
+
+The folder becomes a package of its own (``mongo_ops_migrations_<digest of its path>``), so that migrations may import local
+helper modules relatively (``from ._shapes import EMAIL``) and never collide with an installed module.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import re
+import sys
+import types
+from pathlib import Path
+
+from mongo_ops.errors import PlanError
+from mongo_ops.migrations.model import Migration, MigrationFile
+from mongo_ops.migrations.source import checksum
+
+NAME = re.compile(r"^\d{3,}_[a-z0-9]+(?:_[a-z0-9]+)*$")
+
+
+class MigrationFileError(PlanError):
+    """A migration file cannot be used."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path.name}: {self.problem}"
+
+
+def candidates(folder: Path) -> tuple[Path, ...]:
+    """Return the files that are meant as migrations, in order of their names; modules that start with ``_`` are helpers."""
+    if not folder.is_dir():
+        raise PlanError(f"{folder} does not exist; migrations are looked for there. Set MONGO_OPS_INCLUDE to the folder above it.")
+    return tuple(path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_"))
+
+
+def discover(folder: Path) -> tuple[MigrationFile, ...]:
+    """Return all migrations of a folder, oldest first.
+
+    Raises:
+        MigrationFileError: a file has a wrong name, cannot be imported, or declares no ``migration``; or two share a number.
+    """
+    found = tuple(load(path, folder) for path in candidates(folder))
+    by_version: dict[int, MigrationFile] = {}
+    for file in found:
+        other = by_version.setdefault(int(file.version), file)
+        if other is not file:
+            raise MigrationFileError(file.path, f"has the same number as {other.path.name}; give it the next free one.")
+    return tuple(by_version[number] for number in sorted(by_version))
+
+
+def load(path: Path, folder: Path) -> MigrationFile:
+    """Load one migration file.
+
+    Raises:
+        MigrationFileError: says what is wrong with it.
+    """
+    if not NAME.match(path.stem):
+        raise MigrationFileError(path, "is not named like 007_what_it_does.py (three digits, then lower-case words).")
+    source = path.read_text(encoding="utf-8")
+    try:
+        docstring = ast.get_docstring(ast.parse(source)) or ""
+    except SyntaxError as error:
+        raise MigrationFileError(path, f"line {error.lineno}: {error.msg}") from None
+    module = types.ModuleType("unloaded")
+    try:
+        module = _import(path, folder)
+    except Exception as error:  # a user's file may raise anything
+        raise MigrationFileError(path, f"cannot be imported: {type(error).__name__}: {error}") from error
+    migration = getattr(module, "migration", None)
+    if not isinstance(migration, Migration):
+        raise MigrationFileError(path, "must define `migration = Migration(operations=[...])`.")
+    return MigrationFile(path.stem, path, docstring, source, checksum(path, folder), migration)
+
+
+def load_source(name: str, source: str, recorded_checksum: str) -> MigrationFile:
+    """Load a migration from the source kept in the database, for a rollback whose file is gone.
+
+    Raises:
+        MigrationFileError: it imports local helper modules, which are not kept.
+    """
+    path = Path(f"{name}.py")
+    if any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in ast.walk(ast.parse(source))):
+        raise MigrationFileError(path, "is gone and imports local helper modules; bring the file back to roll it back.")
+    module = types.ModuleType(f"mongo_ops_recorded_{name}")
+    exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - it ran before, from the same text
+    return MigrationFile(name, path, ast.get_docstring(ast.parse(source)) or "", source, recorded_checksum, module.migration)
+
+
+def _import(path: Path, folder: Path) -> types.ModuleType:
+    package = f"mongo_ops_migrations_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        del sys.modules[name]  # a helper edited since must be read again
+    parent = types.ModuleType(package)
+    parent.__path__ = [str(folder)]
+    sys.modules[package] = parent
+    spec = importlib.util.spec_from_file_location(f"{package}.{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

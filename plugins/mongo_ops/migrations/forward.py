@@ -1,0 +1,120 @@
+"""Carry a migration out, resuming at the operation it stopped in.
+
+A migration whose operations all fit into a transaction commits wholly with its record; any other goes operation by operation.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mongo_ops.migrations import history
+from mongo_ops.migrations.faults import MigrationRefusedError
+from mongo_ops.migrations.model import UNRESOLVED, State
+from mongo_ops.migrations.operations.base import Mode
+from mongo_ops.migrations.passage import Passage, brief
+from mongo_ops.mongo.batches import Counts
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+
+class Forward(Passage):
+    """One migration going forward."""
+
+    direction, running = "forward", State.RUNNING
+
+    def work(self) -> Counts:
+        """Begin or resume, walk the operations, check the conditions, record it as applied."""
+        todo = self._begin()
+        if self.file.migration.in_one_transaction:
+            return self.commit(self._all_at_once)
+        counts = Counts()
+        for index in todo:
+            counts += self._one(index)
+        self._ensure()
+        self.commit(lambda session: self._finish(session, counts))
+        return counts
+
+    def _begin(self) -> range:
+        """Record the start; return the indexes of the operations that are still to do."""
+        migration, record = self.file.migration, self.record
+        fresh = record is None or record.state not in UNRESOLVED
+        self.operations = history.fresh_operations(self.file)
+        done = 0
+        if record is not None and not fresh:
+            kept = [op for op in history.operation_documents(record.operations) if op["state"] in ("done", "running")]
+            done = sum(op["state"] == "done" for op in kept)
+            self.operations[: len(kept)] = [{**old, "digest": new["digest"]} for old, new in zip(kept, self.operations, strict=False)]
+        else:
+            self.application += 1
+            self._require()
+        if not migration.in_one_transaction:
+            self._observe(done)
+            self.commit(self._write_start)
+        return range(done, len(migration.operations))
+
+    def _write_start(self, session: ClientSession) -> None:
+        if self.record is not None and self.record.state is State.RUNNING:
+            self.event(session, "interrupted", found_by_attempt=self.attempt)
+        self.state(session, State.RUNNING, checksum=self.file.checksum, source=self.file.source,
+                   tags=list(self.file.migration.tags), error=None)  # fmt: skip
+        self.event(session, "started", operations=brief(self.operations))
+
+    def _require(self) -> None:
+        for condition in self.file.migration.requires:
+            problem = condition.violation(self.db)
+            if problem:
+                raise MigrationRefusedError(f"{self.file.name} must not start: {problem}.")
+
+    def _ensure(self) -> None:
+        for condition in self.file.migration.ensures:
+            problem = condition.violation(self.db)
+            if problem:
+                raise MigrationRefusedError(f"{self.file.name} ran, but {problem}.")
+
+    def _observe(self, index: int) -> None:
+        """Note what the next operation finds, once, before it first runs."""
+        if index < len(self.operations) and self.operations[index]["state"] == "pending":
+            found = self.file.migration.operations[index].observe(self.db)
+            self.operations[index] |= {"state": "running", "found": dict(found)}
+
+    def _one(self, index: int) -> Counts:
+        operation = self.file.migration.operations[index]
+        started = time.monotonic()
+        if operation.mode is Mode.TRANSACTION:
+            return self.commit(lambda session: self._in_transaction(index, session))
+        self.run.losses.keep(self.db, operation.forward_destroys(), f"{self.base}/forward/{index}", self.run.lease)
+        if operation.mode is Mode.IDEMPOTENT:
+            self.run.lease.check()
+        counts = operation.forward(self.bench(index, None))
+        self._observe(index + 1)
+        self.commit(lambda session: self.mark(index, "done", counts, time.monotonic() - started, session))
+        return counts
+
+    def _in_transaction(self, index: int, session: ClientSession) -> Counts:
+        started = time.monotonic()
+        counts = self.file.migration.operations[index].forward(self.bench(index, session))
+        self.mark(index, "done", counts, time.monotonic() - started, session)
+        return counts
+
+    def _all_at_once(self, session: ClientSession) -> Counts:
+        """Body and record in one transaction; called again when that is retried."""
+        self._write_start(session)
+        counts = Counts()
+        for index in range(len(self.operations)):
+            self.operations[index]["found"] = dict(self.file.migration.operations[index].observe(self.db))
+            counts += self._in_transaction(index, session)
+        self._ensure()
+        self._finish(session, counts)
+        return counts
+
+    def _finish(self, session: ClientSession, counts: Counts) -> None:
+        order = history.next_order(self.db, session)
+        seconds = round(time.monotonic() - self.began, 3)
+        self.state(session, State.APPLIED, checksum=self.file.checksum, source=self.file.source, order=order,
+                   seconds=seconds, error=None)  # fmt: skip
+        self.db[history.MIGRATIONS].update_one({"_id": self.file.name}, [{"$set": {"applied_at": "$$NOW"}}], session=session)
+        self.event(session, "applied", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))
+
+

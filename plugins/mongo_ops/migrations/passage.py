@@ -1,0 +1,182 @@
+"""What going forward and going back share: every change of state is one transaction that asserts the lease."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pymongo.errors import PyMongoError
+
+from mongo_ops import audit
+from mongo_ops.errors import MongoOpsError
+from mongo_ops.migrations import history
+from mongo_ops.migrations.faults import explain
+from mongo_ops.migrations.history import Occasion
+from mongo_ops.migrations.model import MigrationFile, Outcome, Record, State
+from mongo_ops.migrations.operations.base import Bench
+from mongo_ops.mongo.batches import CHECKPOINTS, Batches, BudgetSpentError, Counts, Step, covered
+from mongo_ops.mongo.lease import LeaseLostError
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from mongo_ops.migrations.run import Run
+    from mongo_ops.mongo.documents import Document
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+AUDITED = {"applied": "done", "rolled_back": "done", "failed": "failed", "interrupted": "interrupted"}
+
+
+class Passage(ABC):
+    """What forward and reverse share: begin, walk the operations, finish; record each step under the lease."""
+
+    direction: ClassVar[str]
+    running: ClassVar[State]
+
+    def __init__(self, run: Run, file: MigrationFile, record: Record | None) -> None:
+        self.run, self.file, self.db = run, file, run.target.db
+        self.operations: list[Document] = []
+        self.record = record
+        self.application = record.application if record else 0
+        self.attempt = record.attempt + 1 if record else 1
+        self.began = time.monotonic()
+
+    @property
+    def base(self) -> str:
+        """Prefix of this application's checkpoints."""
+        return f"{self.file.name}.{self.application}"
+
+    def carry_out(self) -> Outcome:
+        """Work; whatever happens, leave a state that the next run understands."""
+        try:
+            counts = self.work()
+        except LeaseLostError:
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            self.stop(State.INTERRUPTED, "stopped from outside")
+            raise
+        except BudgetSpentError as error:
+            self.stop(State.INTERRUPTED, str(error))
+            raise
+        except Exception as error:
+            fault = explain(error, self.where())
+            self.stop(State.FAILED, str(fault))
+            if fault is error:
+                raise
+            raise fault from None
+        return Outcome(self.file.name, self.direction, counts.as_dict(), time.monotonic() - self.began)
+
+    @abstractmethod
+    def work(self) -> Counts:
+        """Do it all and return what was done in this run."""
+
+    def where(self) -> str:
+        """Name the operation that is running, for error texts."""
+        at = next((i for i, o in enumerate(self.operations) if o["state"] == "running"), None)
+        if at is None:
+            return self.file.name
+        return f"{self.file.name}, operation {at + 1} of {len(self.operations)} ({self.operations[at]['kind']})"
+
+    def state(self, session: ClientSession, state: State, **fields: Any) -> None:
+        """Write the migration's state document."""
+        fields |= {"state": state.value, "direction": self.direction, "operations": self.operations}
+        fields |= {"attempt": self.attempt, "application": self.application, "run_id": self.run.occasion.run_id}
+        history.save(self.db, session, self.file.name, {**fields, "epoch": self.run.lease.epoch})
+
+    def event(self, session: ClientSession, name: str, **facts: Any) -> None:
+        """Append to the history, and to the audit log what an auditor asks for."""
+        facts |= {"direction": self.direction, "attempt": self.attempt, "checksum": self.file.checksum}
+        history.append(self.db, session, self.file.name, name, self.run.occasion, epoch=self.run.lease.epoch, **facts)
+        if name in AUDITED:
+            audit.append(self.db, session, audit_entry(self.run.target.environment.name, self.run.occasion, self.file.name,
+                                                       f"migration.{name}", AUDITED[name], _auditable(facts)))
+
+    def stop(self, state: State, error: str) -> None:
+        """Record that it stopped; when even that is impossible the next run finds it running and knows."""
+
+        def write(session: ClientSession) -> None:
+            self.state(session, state, error=error)
+            self.event(session, state.value, error=error, operations=brief(self.operations))
+
+        try:
+            self.run.lease.transaction(write)
+        except (PyMongoError, MongoOpsError) as failure:  # the first error is the one to report
+            log.warning("%s: its state could not be recorded (%s).", self.file.name, type(failure).__name__)
+
+    def commit(self, body: Callable[[ClientSession], T]) -> T:
+        """Run a body in a transaction; what it noted in ``operations`` counts only if that commits."""
+        before = copy.deepcopy(self.operations)
+
+        def fresh(session: ClientSession) -> T:
+            self.operations = copy.deepcopy(before)
+            return body(session)
+
+        try:
+            return self.run.lease.transaction(fresh)
+        except BaseException:
+            self.operations = before
+            raise
+
+    def bench(self, index: int, session: ClientSession | None) -> Bench:
+        """Lay out the place of work of one operation."""
+        walk = f"{self.base}/forward/{index}"
+        end = covered(self.db, walk) if self.direction == "reverse" else None
+        batches = Batches(self.run.lease, self.run.limits, self.run.report)
+
+        def in_batches(collection: str, where: Mapping[str, Any], apply: Any, digest: str, name: str = "", end: Any = None) -> Counts:
+            step = Step(f"{self.base}/{self.direction}/{index}{'/' + name if name else ''}", digest, collection, where)
+            return batches.run(step, apply, end=end)
+
+        def once(name: str, body: Callable[[ClientSession], Counts]) -> Counts:
+            return self._once(f"{self.base}/{self.direction}/{index}/{name}", body)
+
+        return Bench(
+            db=self.db, session=session, found=self.operations[index]["found"], batches=in_batches, once=once,
+            check=self.run.lease.check, images=self.db[f"ops_before_{self.base}.{index}"],
+            forward_end=end, forward_finished=self.operations[index]["state"] == "done",
+        )  # fmt: skip
+
+    def _once(self, step_id: str, body: Callable[[ClientSession], Counts]) -> Counts:
+        """Run a body in one transaction, exactly once by name."""
+
+        def guarded(session: ClientSession) -> Counts:
+            done = self.db[CHECKPOINTS].find_one({"_id": step_id}, session=session)
+            if done is not None:
+                return Counts.of(done)
+            counts = body(session)
+            self.db[CHECKPOINTS].insert_one({"_id": step_id, "finished": True, **counts.as_dict()}, session=session)
+            return counts
+
+        return self.run.lease.transaction(guarded)
+
+    def mark(self, index: int, state: str, counts: Counts, seconds: float, session: ClientSession) -> None:
+        """Record an operation as done or undone."""
+        self.operations[index] |= {"state": state, "counts": counts.as_dict(), "seconds": round(seconds, 3)}
+        self.state(session, self.running)
+        self.event(session, "operation", index=index, kind=self.operations[index]["kind"], state=state,
+                   counts=counts.as_dict(), seconds=round(seconds, 3))  # fmt: skip
+
+
+def audit_entry(
+    environment: str, occasion: Occasion, name: str, action: str, result: str, details: Mapping[str, Any]
+) -> audit.AuditEntry:
+    """Make the audit log's entry for something that happened to a migration."""
+    return audit.AuditEntry(
+        action=action, entity_type="migration", entity_id=name, actor=occasion.actor.name, actor_kind=occasion.actor.kind,
+        environment=environment, plan_digest=occasion.plan_digest, run_id=occasion.run_id, result=result,
+        details={**details, **({"reason": occasion.reason} if occasion.reason else {})}, personal={},
+    )  # fmt: skip
+
+
+def _auditable(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: facts[key] for key in ("direction", "attempt", "checksum", "counts", "seconds", "error") if key in facts}
+
+
+def brief(operations: list[Document]) -> list[Document]:
+    """Return the operations' records without what only the engine needs."""
+    return [{key: op[key] for key in ("kind", "state", "counts", "seconds")} for op in operations]

@@ -1,0 +1,74 @@
+"""What a plan would do to the database as it is now: the dry run's counts. Reads through a guarded client only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongo_ops.migrations.model import MigrationFile
+from mongo_ops.migrations.operations.base import Operation, OperationError, Preview
+from mongo_ops.mongo.guard import WriteRefusedError
+
+if TYPE_CHECKING:
+    from mongo_ops.mongo.connection import Target
+
+RISKS = ("low", "medium", "high")
+
+
+@dataclass(frozen=True)
+class OperationPreview:
+    """One operation's line in the dry run."""
+
+    description: str
+    kind: str
+    preview: Preview
+
+
+@dataclass(frozen=True)
+class MigrationPreview:
+    """A migration's part of the dry run."""
+
+    name: str
+    title: str
+    transaction: bool
+    operations: tuple[OperationPreview, ...]
+
+    @property
+    def risk(self) -> str:
+        """The highest risk of its operations."""
+        return max((op.preview.risk for op in self.operations), key=RISKS.index, default="low")
+
+    @property
+    def seconds(self) -> float:
+        """Estimated duration."""
+        return sum(op.preview.seconds for op in self.operations)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Why it would fail on this data."""
+        return tuple(f"{op.description}: {op.preview.stop}" for op in self.operations if op.preview.stop)
+
+
+def preview(target: Target, files: Sequence[MigrationFile]) -> tuple[MigrationPreview, ...]:
+    """Look at what each operation would do. ``target`` must come from a client with a ReadOnlyGuard."""
+    there = set(target.db.list_collection_names())
+    found: list[MigrationPreview] = []
+    for file in files:
+        operations = tuple(_look(target, op, there) for op in file.migration.operations)
+        found.append(MigrationPreview(file.name, file.title, file.migration.in_one_transaction, operations))
+    return tuple(found)
+
+
+def _look(target: Target, operation: Operation, there: set[str]) -> OperationPreview:
+    try:
+        seen = operation.preview(target.db)
+    except WriteRefusedError as refused:
+        seen = Preview(matched=None, risk="high", stop=str(refused))
+    except OperationError as error:
+        seen = Preview(matched=None, risk="high", stop=str(error))
+    absent = [name for name in (*operation.writes(), *operation.reads()) if name not in there]
+    if absent and operation.kind != "CreateCollection":
+        note = f"{', '.join(absent)} does not exist yet; what earlier migrations put there is not counted"
+        seen = Preview(seen.matched, seen.scanned, seen.rejected, seen.seconds, seen.scan, seen.risk, (*seen.notes, note), seen.stop)
+    return OperationPreview(operation.describe(), operation.kind, seen)

@@ -1,0 +1,80 @@
+"""Undo a migration, latest operation first, resuming where undoing stopped. What a reverse destroys is snapshotted before."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mongo_ops.migrations import history
+from mongo_ops.migrations.faults import MigrationRefusedError
+from mongo_ops.migrations.model import State
+from mongo_ops.migrations.operations.base import Mode, Operation
+from mongo_ops.migrations.passage import Passage, brief
+from mongo_ops.mongo.batches import CHECKPOINTS, Counts
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+
+class Reverse(Passage):
+    """One migration going back."""
+
+    direction, running = "reverse", State.ROLLING_BACK
+
+    def work(self) -> Counts:
+        """Undo what is done, record it as rolled back, then drop the before-images."""
+        if self.record is None:
+            raise MigrationRefusedError(f"{self.file.name} has no record to roll back.")
+        self.operations = history.operation_documents(self.record.operations)
+        todo = [i for i, op in reversed(list(enumerate(self.operations))) if op["state"] in ("done", "running")]
+        self.commit(self._write_start)
+        counts = Counts()
+        for index in todo:
+            counts += self._one(index)
+        self.commit(lambda session: self._finish(session, counts))
+        for index in range(len(self.operations)):
+            self.bench(index, None).images.drop()
+        return counts
+
+    def _write_start(self, session: ClientSession) -> None:
+        self.state(session, State.ROLLING_BACK, error=None)
+        self.event(session, "rolling_back", operations=brief(self.operations))
+
+    def _one(self, index: int) -> Counts:
+        operation = self._operation(index)
+        started = time.monotonic()
+        if operation.mode is Mode.TRANSACTION:
+            if self.operations[index]["state"] == "running":  # its transaction never committed
+                return Counts()
+            return self.commit(lambda session: self._in_transaction(operation, index, session))
+        self.run.losses.keep(self.db, operation.destroys(), f"{self.base}/reverse/{index}", self.run.lease)
+        if operation.mode is Mode.IDEMPOTENT:
+            self.run.lease.check()
+        counts = operation.reverse(self.bench(index, None))
+        self.run.losses.bring_back(self.db, operation.forward_destroys(), f"{self.base}/forward/{index}", self.run.lease)
+        self.commit(lambda session: self.mark(index, "undone", counts, time.monotonic() - started, session))
+        return counts
+
+    def _operation(self, index: int) -> Operation:
+        """Return the operation to undo; refuse one that was edited since it ran."""
+        operations = self.file.migration.operations
+        if index >= len(operations) or operations[index].digest() != self.operations[index]["digest"]:
+            raise MigrationRefusedError(
+                f"Operation {index + 1} of {self.file.name} was edited since it ran, so its reverse would undo something else. "
+                "Restore the file, roll back, then edit it."
+            )
+        return operations[index]
+
+    def _in_transaction(self, operation: Operation, index: int, session: ClientSession) -> Counts:
+        started = time.monotonic()
+        counts = operation.reverse(self.bench(index, session))
+        self.mark(index, "undone", counts, time.monotonic() - started, session)
+        return counts
+
+    def _finish(self, session: ClientSession, counts: Counts) -> None:
+        seconds = round(time.monotonic() - self.began, 3)
+        self.state(session, State.ROLLED_BACK, order=0, seconds=seconds, error=None)
+        self.db[CHECKPOINTS].delete_many({"_id": {"$gte": f"{self.base}/", "$lt": f"{self.base}0"}}, session=session)
+        self.event(session, "rolled_back", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))
+
+
