@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -40,6 +40,7 @@ YOUNG_SECONDS = 10.0
 """A component that dies younger than this is broken, not unlucky: the stack stops instead of restarting it."""
 
 TASKS_GRACE = 10.0
+OTHERS_GRACE = 1.5
 STOP_GRACE = 4.0
 
 
@@ -52,7 +53,9 @@ class Component:
     preload: Sequence[str] = ()
 
 
-API_SERVER = Component("api-server", ["api-server"], ["airflow.cli.commands.api_server_command", "airflow.api_fastapi.main"])
+API_SERVER = Component(
+    "api-server", ["api-server"], ["airflow.cli.commands.api_server_command", "airflow.api_fastapi.main"]
+)
 SCHEDULER = Component("scheduler", ["scheduler", "--skip-serve-logs"])
 DAG_PROCESSOR = Component("dag-processor", ["dag-processor"])
 TRIGGERER = Component("triggerer", ["triggerer", "--skip-serve-logs"])
@@ -77,7 +80,7 @@ class Launcher:
     """The parent of the components."""
 
     logs: Path
-    mask: set[signal.Signals]
+    mask: set[int]
     running: dict[int, tuple[Component, float]]
 
     def start(self, component: Component, gate: tuple[int, int] | None = None) -> None:
@@ -101,10 +104,8 @@ class Launcher:
         gc.freeze()  # what was imported stays: collecting it would only make every later collection, and the exit, slow
         gc.enable()
         sys.argv = ["airflow", *component.words]
-        from airflow.__main__ import main  # noqa: PLC0415
-
-        main()
-        sys.exit(0)
+        airflow = importlib.import_module("airflow.__main__")
+        sys.exit(airflow.main())
 
     def watch(self) -> int:
         """Wait for the signal to stop; restart what dies; return the exit code."""
@@ -119,7 +120,7 @@ class Launcher:
                 self.start(component)
 
     def _reap(self) -> list[tuple[Component, float, int]]:
-        ended = []
+        ended: list[tuple[Component, float, int]] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -133,34 +134,50 @@ class Launcher:
 
     def stop(self) -> None:
         """End everything: tasks first (they release their leases), the API server last (they report to it)."""
-        api = {pid for pid, (component, _) in self.running.items() if component is API_SERVER}
-        others = self._living(self.running.keys() - api)
+        components = {component.name: process for process, component in self._living()}
+        others = [process for name, process in components.items() if name != API_SERVER.name]
+        scheduler = [process for name, process in components.items() if name == SCHEDULER.name]
         processes.send(others, signal.SIGTERM)  # the scheduler starts nothing more and waits for its workers
-        terminated: set[int] = set()
-
-        def gone() -> bool:
-            workers = processes.children(process.pid for process in others)
-            tasks = [task for task in processes.children(worker.pid for worker in workers) if task.pid not in terminated]
-            processes.send(tasks, signal.SIGTERM)
-            terminated.update(task.pid for task in tasks)
-            return self._gone(others)
-
-        processes.wait_for(gone, TASKS_GRACE)
-        self._end(self._living(api), signal.SIGINT)
-        self._end(self._leftovers(), signal.SIGTERM)
+        self._await_scheduler(scheduler)
+        processes.wait_for(lambda: self._gone(others), OTHERS_GRACE)
+        self._end(others, signal.SIGKILL)  # Airflow's triggerer may miss its child's end and wait 10 s for nothing
+        self._end([process for name, process in components.items() if name == API_SERVER.name], signal.SIGINT)
+        self._end(self._leftovers(), signal.SIGTERM, OTHERS_GRACE)
         self._end(self._leftovers(), signal.SIGKILL)
 
-    @staticmethod
-    def _living(pids: Iterable[int]) -> list[processes.Process]:
-        return [process for process in map(processes.look_up, pids) if process is not None]
+    def _await_scheduler(self, scheduler: list[processes.Process]) -> None:
+        """Wait for the scheduler's end while each running task is told, once, to stop.
+
+        Airflow's scheduler leaves by raising SystemExit wherever the signal met it. In the middle of a garbage
+        collection that exception is lost, so an idle scheduler that stays is told again.
+        """
+        told: set[int] = set()
+        again = time.monotonic() + OTHERS_GRACE
+
+        def gone() -> bool:
+            nonlocal again
+            workers = processes.children(process.pid for process in scheduler)
+            tasks = processes.children(worker.pid for worker in workers)
+            processes.send([task for task in tasks if task.pid not in told], signal.SIGTERM)
+            told.update(task.pid for task in tasks)
+            if not tasks and time.monotonic() > again:
+                again = time.monotonic() + OTHERS_GRACE
+                processes.send(scheduler, signal.SIGTERM)
+            return self._gone(scheduler)
+
+        processes.wait_for(gone, TASKS_GRACE)
+
+    def _living(self) -> list[tuple[processes.Process, Component]]:
+        found = [(processes.look_up(pid), component) for pid, (component, _) in self.running.items()]
+        return [(process, component) for process, component in found if process is not None]
 
     def _leftovers(self) -> list[processes.Process]:
         me = os.getpid()
         return [process for process in processes.table().values() if process.session == me and process.pid != me]
 
-    def _end(self, targets: list[processes.Process], number: signal.Signals) -> None:
+    def _end(self, targets: list[processes.Process], number: signal.Signals, seconds: float = STOP_GRACE) -> None:
         processes.send(targets, number)
-        processes.wait_for(lambda: self._gone(targets), STOP_GRACE)
+        processes.wait_for(lambda: self._gone(targets), seconds)
 
     def _gone(self, targets: list[processes.Process]) -> bool:
         self._reap()
@@ -174,7 +191,7 @@ def main() -> None:
     parser.add_argument("--database-stamp", type=Path, required=True, help="exists when the metadata database is ready")
     parser.add_argument("--bound", action="store_true", help="stop when the process that started us dies")
     options = parser.parse_args()
-    root = os.getcwd()
+    root = str(Path.cwd())
     sys.path[:] = [entry for entry in sys.path if entry not in ("", root)]  # tasks must not see the project root
     if options.bound:
         die_with_parent()

@@ -45,7 +45,7 @@ def look_up(pid: int) -> Process | None:
 
 def table() -> dict[int, Process]:
     """Return every living process by its id."""
-    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
     return {process.pid: process for process in map(look_up, pids) if process is not None}
 
 

@@ -189,7 +189,9 @@ class Stack:
     def _what_the_logs_say(self) -> str:
         ended = self._folder.tail("launcher")
         guilty = next((log.stem for log in self._folder.logs.glob("*.log") if f"{log.stem} ended" in ended), "launcher")
-        return f"{ended}\n--- the end of {guilty}.log ---\n{self._folder.tail(guilty)}\n--- all logs: {self._folder.logs}"
+        return (
+            f"{ended}\n--- the end of {guilty}.log ---\n{self._folder.tail(guilty)}\n--- all logs: {self._folder.logs}"
+        )
 
     # Stop -----------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,16 @@
 ``verify(db)`` is separate code that reads it all back. Never deletes or rewrites an entry.
 """
 
-from mongo_ops.audit.log import HeadMissingError, NotPreparedError, append, erase_personal, prepare, record
+from mongo_ops.audit.log import (
+    HeadFaultError,
+    NothingToResealError,
+    NotPreparedError,
+    append,
+    erase_personal,
+    prepare,
+    record,
+    reseal,
+)
 from mongo_ops.audit.model import AuditEntry, Fault, Head, Verification
 from mongo_ops.audit.verify import verify
 
@@ -12,12 +21,14 @@ __all__ = [
     "AuditEntry",
     "Fault",
     "Head",
-    "HeadMissingError",
+    "HeadFaultError",
     "NotPreparedError",
+    "NothingToResealError",
     "Verification",
     "append",
     "erase_personal",
     "prepare",
     "record",
+    "reseal",
     "verify",
 ]

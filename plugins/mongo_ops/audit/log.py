@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -36,8 +36,12 @@ INDEX = "chain.seq_1"
 _prepared: WeakKeyDictionary[MongoClient[Document], set[str]] = WeakKeyDictionary()
 
 
-class HeadMissingError(PlanError):
-    """The head document is gone while chained entries exist: somebody removed it."""
+class HeadFaultError(PlanError):
+    """The head document is gone or was set back while chained entries exist: the chain cannot go on from it."""
+
+
+class NothingToResealError(PlanError):
+    """The head document is in order, so it must not be made anew."""
 
 
 class NotPreparedError(RunError):
@@ -50,7 +54,7 @@ def prepare(db: Database[Document]) -> None:
     An ``audit_log`` full of the application's own entries stays as it is.
 
     Raises:
-        HeadMissingError: there are chained entries and no head.
+        HeadFaultError: there are chained entries and no head.
     """
     known = _prepared.setdefault(db.client, set())
     if db.name in known:
@@ -70,12 +74,16 @@ def _begin_chain(db: Database[Document]) -> None:
     if heads.find_one({"_id": AUDIT_LOG}) is not None:
         return
     if has_entries:
-        raise HeadMissingError(
-            f"{db.name}.{HEADS} has no head although {AUDIT_LOG} holds chained entries: it was removed. Look with "
-            "`mongo-ops audit verify`, compare with the last anchor, then go on with `mongo-ops audit reseal`."
-        )
+        raise _head_fault(db, "is gone although there are chained entries")
     with contextlib.suppress(DuplicateKeyError):
         heads.insert_one({"_id": AUDIT_LOG, "seq": Int64(GENESIS.seq), "hash": GENESIS.hash})
+
+
+def _head_fault(db: Database[Document], what: str) -> HeadFaultError:
+    return HeadFaultError(
+        f"The head of the audit chain ({db.name}.{HEADS}) {what}: somebody changed it. Look with `mongo-ops audit verify`, "
+        "compare with the last anchor, then go on with `mongo-ops audit reseal`."
+    )
 
 
 def append(db: Database[Document], session: ClientSession, entry: AuditEntry) -> Head:
@@ -85,6 +93,7 @@ def append(db: Database[Document], session: ClientSession, entry: AuditEntry) ->
 
     Raises:
         NotPreparedError: ``prepare(db)`` was not called before the transaction.
+        HeadFaultError: somebody set the head back; nothing is written.
         PyMongoError: a conflict among others; let it pass, the transaction is then retried.
     """
     if not session.in_transaction:
@@ -104,7 +113,10 @@ def append(db: Database[Document], session: ClientSession, entry: AuditEntry) ->
     previous = Head(moved["seq"] - 1, moved["hash"])
     salts = {name: secrets.token_bytes(SALT_BYTES) for name in entry.personal_values}
     document = seal(entry, ObjectId(), previous, moved["at"], salts)
-    entries(db).insert_one(document, session=session)
+    try:
+        entries(db).insert_one(document, session=session)
+    except DuplicateKeyError:  # writers hold the head from here to the commit, so none of them can have been quicker
+        raise _head_fault(db, "was set back behind the last entry") from None
     head = Head(int(moved["seq"]), document["chain"]["hash"])
     at_previous = {"_id": AUDIT_LOG, "seq": moved["seq"], "hash": previous.hash}
     if heads.update_one(at_previous, {"$set": {"hash": head.hash}}, session=session).matched_count != 1:
@@ -116,15 +128,39 @@ def record(db: Database[Document], entry: AuditEntry) -> Head:
     """Append an entry in a transaction of its own and return the new head. For events without another write.
 
     Raises:
-        HeadMissingError: the chain cannot be continued; see ``prepare``.
+        HeadFaultError: the chain cannot be continued; see ``prepare``.
     """
     prepare(db)
+    return _transact(db, lambda session: append(db, session, entry))
+
+
+def _transact(db: Database[Document], body: Callable[[ClientSession], Head]) -> Head:
     with db.client.start_session() as session:
         return session.with_transaction(
-            lambda inner: append(db, inner, entry),
-            read_concern=ReadConcern("snapshot"),
-            write_concern=WriteConcern("majority"),
+            body, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority")
         )
+
+
+def reseal(db: Database[Document], entry: AuditEntry) -> Head:
+    """Put a removed or set-back head behind the last entry there is, and record that as ``entry``. Return the new head.
+
+    What was cut off before stays gone, and only an anchor can tell. So look with ``verify`` first.
+
+    Raises:
+        NothingToResealError: the head is where it belongs, or ahead of the entries; nothing was written.
+    """
+
+    def body(session: ClientSession) -> Head:
+        found = entries(db).find_one({"chain.seq": {"$type": "long"}}, sort=[("chain.seq", -1)], session=session)
+        last = Head(found["chain"]["seq"], found["chain"]["hash"]) if found else GENESIS
+        head = read_head(db, session)
+        if head is not None and head["seq"] >= last.seq:
+            raise NothingToResealError(f"The head of {db.name} stands at entry {head['seq']}, not behind {last.seq}.")
+        fields = {"seq": Int64(last.seq), "hash": last.hash}
+        db[HEADS].update_one({"_id": AUDIT_LOG}, {"$set": fields}, upsert=True, session=session)
+        return append(db, session, entry)
+
+    return _transact(db, body)
 
 
 def erase_personal(
@@ -138,13 +174,15 @@ def erase_personal(
         query: which entries, e.g. ``{"personal.subject.value": ...}`` or ``{"entity_id": ...}``.
         names: which values; all of them by default.
     """
+    chosen = None if names is None else sorted(names)
     matching: Document = {"$and": [CHAINED, {"personal": {"$type": "object"}}, dict(query)]}
     wanted: Document = {"$objectToArray": "$personal"}
-    if names is not None:
-        wanted = {"$filter": {"input": wanted, "cond": {"$in": ["$$this.k", {"$literal": sorted(names)}]}}}
+    change: Document = {"$set": {"personal": {}}}
+    if chosen is not None:
+        wanted = {"$filter": {"input": wanted, "cond": {"$in": ["$$this.k", {"$literal": chosen}]}}}
+        change = {"$unset": {f"personal.{name}": "" for name in chosen}}
     counting = [{"$match": matching}, {"$group": {"_id": None, "values": {"$sum": {"$size": wanted}}}}]
     found = next(iter(entries(db).aggregate(counting, session=session)), {"values": 0})
-    change = {"$set": {"personal": {}}} if names is None else {"$unset": {f"personal.{name}": "" for name in names}}
     entries(db).update_many(matching, change, session=session)
     return int(found["values"])
 

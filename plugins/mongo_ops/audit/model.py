@@ -42,16 +42,14 @@ class AuditEntry:
         """Refuse what the reference model's validator would refuse.
 
         Raises:
-            ValueError: a field of the wrong kind; the message names the field, never its value.
+            TypeError, ValueError: a field of the wrong kind; the message names the field, never its value.
         """
         for name in ("action", "entity_type", "environment", "result"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise ValueError(f"AuditEntry.{name} must be a text that is not empty.")
         key = self.entity_id
         if isinstance(key, bool) or not isinstance(key, str | int | ObjectId | None):
-            raise ValueError(
-                f"AuditEntry.entity_id must be a text, an int, an ObjectId or None, not {type(key).__name__}."
-            )
+            raise TypeError(f"AuditEntry.entity_id must be a text, an int, an ObjectId or None, not {type(key)}.")
         if isinstance(key, int) and key not in INT32:
             raise ValueError("AuditEntry.entity_id does not fit 32 bits; write it as a text.")
         if ACTOR in self.personal:
