@@ -15,6 +15,7 @@ from demo.api import ApiError
 from demo.environment import ROOT, USERS
 from demo.stack import Stack
 from demo.state import StackError
+from mongo_ops.embedded import EmbeddedError
 
 INTERRUPTED = 130
 
@@ -85,7 +86,9 @@ def demo(stack: Stack, console: Console) -> int:
     from demo.story import tell  # noqa: PLC0415  (the other commands need not wait for its imports)
 
     start(stack, console)
-    return tell(stack, console)
+    code = tell(stack, console)
+    tell_how_to_use(stack, console)
+    return code
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -110,7 +113,7 @@ def main() -> int:
             console.print("\nInterrupted; stopping everything ...")
             stack.stop()
         return INTERRUPTED
-    except (StackError, ApiError, TimeoutError) as error:
+    except (StackError, ApiError, EmbeddedError, TimeoutError) as error:
         console.print(f"[red]{command} failed:[/red]", end=" ")
         console.print(str(error), markup=False, highlight=False)
         return 1

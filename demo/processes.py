@@ -49,20 +49,21 @@ def table() -> dict[int, Process]:
     return {process.pid: process for process in map(look_up, pids) if process is not None}
 
 
-def carries_marker(pid: int, value: str) -> bool:
-    """Tell whether the process was started with the marker set to ``value``."""
+def environment(pid: int) -> dict[str, str]:
+    """Return the variables that the process was started with; none when we may not read them."""
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        content = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return False
-    return f"{MARKER}={value}".encode() in environment.split(b"\0")
+        return {}
+    pairs = (entry.partition("=") for entry in content.decode(errors="replace").split("\0"))
+    return {name: value for name, _, value in pairs if name}
 
 
 def members(value: str, sessions: Iterable[int] = ()) -> list[Process]:
     """Return the living processes of the stack with this marker, without ourselves and our ancestors."""
     living = table()
     known = set(sessions)
-    ours = {pid for pid, process in living.items() if process.session in known or carries_marker(pid, value)}
+    ours = {pid for pid, process in living.items() if process.session in known or environment(pid).get(MARKER) == value}
     while more := {pid for pid, process in living.items() if process.parent in ours} - ours:
         ours |= more
     return [living[pid] for pid in sorted(ours - _lineage(living))]

@@ -99,6 +99,17 @@ class Stack:
         """Return the name of an environment's database."""
         return DATABASES[environment]
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which the stack's Airflow runs, without what a caller of `start` added."""
+        state = self.state
+        return airflow_environment(os.environ, self.run, state.airflow_port, state.mongo_port, self._folder.secrets())
+
+    def variable(self, name: str) -> str | None:
+        """Return an environment variable of the running Airflow, whoever started it."""
+        launcher = self._living_launcher()
+        variables = processes.environment(launcher.pid) if launcher else {}
+        return variables.get(name)
+
     def members(self) -> list[processes.Process]:
         """Return the stack's living processes."""
         state = self._folder.load()
@@ -154,7 +165,8 @@ class Stack:
         mongo_port = choose_port(before.mongo_port or 0 if before else 0) if mongo else None
         state = State(port, mongo_port)
         self.passwords  # noqa: B018  (the file must exist before Airflow makes one)
-        self.env = airflow_environment(os.environ, self.run, port, mongo_port, self._folder.secrets()) | dict(extra_env)
+        self._folder.save(state)
+        self.env = self.environment() | dict(extra_env)
         self._folder.save(self._launch(state))
         if mongo_port is not None:
             with marked(str(self.run)):

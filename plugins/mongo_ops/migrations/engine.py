@@ -19,7 +19,7 @@ from mongo_ops.migrations.model import MigrationFile, Outcome, Record, State
 from mongo_ops.migrations.plan import Plan, PlanStep
 from mongo_ops.migrations.run import Run
 from mongo_ops.mongo.batches import Reporter, log_progress
-from mongo_ops.mongo.lease import Holder, acquire
+from mongo_ops.mongo.lease import Holder, acquire, free
 from mongo_ops.mongo.throttle import Limits
 
 if TYPE_CHECKING:
@@ -100,14 +100,14 @@ def plan_reverse(target: Target, facts: Survey, version: str | None, *, failed_o
     return Plan(target.environment.name, target.database, "reverse", steps)
 
 
-def insist(plan: Plan, digest: str | None) -> None:
-    """Refuse a plan that is not the one with this digest; None insists on nothing.
+def insist(approved: Plan, now: Plan, records: Sequence[Record]) -> None:
+    """Refuse to go on when what is to be done now is not what is left of the approved plan.
 
     Raises:
-        PlanChangedError: they differ.
+        PlanChangedError: a file, the order or the target changed.
     """
-    if digest is not None and plan.digest != digest:
-        raise PlanChangedError(digest, plan.digest)
+    if not planner.still_covers(approved, now, records):
+        raise PlanChangedError(approved.digest, now.digest)
 
 
 def limits_of(environment: Environment) -> Limits:
@@ -167,3 +167,20 @@ def revert_all(run: Run, facts: Survey, names: Sequence[str]) -> Iterator[Outcom
     """Undo migrations in the given order, yielding each outcome as it lands."""
     for name in names:
         yield run.revert(facts.file(name))
+
+
+def insist_on_step(approved: Plan, facts: Survey, name: str) -> None:
+    """Refuse to apply a file that changed since the plan was made.
+
+    Raises:
+        PlanChangedError: its checksum is not the plan's.
+    """
+    planned = next(step.checksum for step in approved.steps if step.name == name)
+    found = facts.file(name).checksum
+    if planned != found:
+        raise PlanChangedError(planned, found)
+
+
+def release(target: Target, holder: Holder) -> bool:
+    """Give up a run's lease from whichever process; say whether the run still had it."""
+    return free(target.db, RESOURCE, holder.owner)

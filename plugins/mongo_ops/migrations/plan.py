@@ -6,9 +6,11 @@ documents come and go, and lapses when a file, an order or a target changes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mongo_ops.errors import PlanError
 from mongo_ops.migrations.model import UNRESOLVED, MigrationFile, Record, State
@@ -112,6 +114,16 @@ class Plan:
         steps = tuple((step.name, step.checksum) for step in self.steps)
         return hashlib.sha256(repr((self.environment, self.database, self.direction, steps)).encode()).hexdigest()
 
+    def as_value(self) -> dict[str, Any]:
+        """Return the plan as JSON-able values, for a task to hand to the next."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Plan:
+        """Read :meth:`as_value` back."""
+        steps = tuple(PlanStep(s["name"], s["checksum"], tuple(s["operations"]), s["resumes"]) for s in value["steps"])
+        return cls(value["environment"], value["database"], value["direction"], steps)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The migrations' names in order."""
@@ -185,6 +197,19 @@ def rollback_path(
     if drifted:
         raise ChecksumDriftError(drifted)
     return path
+
+
+def still_covers(approved: Plan, now: Plan, records: Sequence[Record]) -> bool:
+    """Say whether ``now`` is what is left of ``approved``: its steps in order, without those that are finished meanwhile.
+
+    So a retried or cleared run goes on under its approval, and a run whose files or target changed does not.
+    """
+    gone_to = State.APPLIED if approved.direction == "forward" else State.ROLLED_BACK
+    finished = {(record.name, record.checksum) for record in records if record.state is gone_to}
+    left = [(step.name, step.checksum) for step in approved.steps if (step.name, step.checksum) not in finished]
+    found = [(step.name, step.checksum) for step in now.steps]
+    same_place = (approved.environment, approved.database, approved.direction) == (now.environment, now.database, now.direction)
+    return same_place and [step for step in found if step not in finished] == left
 
 
 def missing_in_source(todo: Sequence[MigrationFile], source: Sequence[Record], environment: str) -> tuple[str, ...]:

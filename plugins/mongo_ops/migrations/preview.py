@@ -51,24 +51,27 @@ class MigrationPreview:
 
 
 def preview(target: Target, files: Sequence[MigrationFile]) -> tuple[MigrationPreview, ...]:
-    """Look at what each operation would do. ``target`` must come from a client with a ReadOnlyGuard."""
+    """Look at what each operation would do. ``target`` must come from a client with a ReadOnlyGuard.
+
+    What is written to a collection that this very plan creates is not looked at: there is nothing to count yet.
+    """
     there = set(target.db.list_collection_names())
+    coming: set[str] = set()
     found: list[MigrationPreview] = []
     for file in files:
-        operations = tuple(_look(target, op, there) for op in file.migration.operations)
+        operations = tuple(_look(target, op, coming) for op in file.migration.operations)
+        coming |= {name for op in file.migration.operations for name in op.writes() if name not in there}
         found.append(MigrationPreview(file.name, file.title, file.migration.in_one_transaction, operations))
     return tuple(found)
 
 
-def _look(target: Target, operation: Operation, there: set[str]) -> OperationPreview:
-    try:
-        seen = operation.preview(target.db)
-    except WriteRefusedError as refused:
-        seen = Preview(matched=None, risk="high", stop=str(refused))
-    except OperationError as error:
-        seen = Preview(matched=None, risk="high", stop=str(error))
-    absent = [name for name in (*operation.writes(), *operation.reads()) if name not in there]
-    if absent and operation.kind != "CreateCollection":
-        note = f"{', '.join(absent)} does not exist yet; what earlier migrations put there is not counted"
-        seen = Preview(seen.matched, seen.scanned, seen.rejected, seen.seconds, seen.scan, seen.risk, (*seen.notes, note), seen.stop)
+def _look(target: Target, operation: Operation, coming: set[str]) -> OperationPreview:
+    seen = Preview()
+    if not coming & {*operation.writes(), *operation.reads()}:
+        try:
+            seen = operation.preview(target.db)
+        except WriteRefusedError as refused:
+            seen = Preview(matched=None, risk="high", stop=str(refused))
+        except OperationError as error:
+            seen = Preview(matched=None, risk="high", stop=str(error))
     return OperationPreview(operation.describe(), operation.kind, seen)

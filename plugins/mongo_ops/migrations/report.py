@@ -125,6 +125,16 @@ def status_rows(
     return tuple(sorted(rows, key=lambda row: row["name"]))
 
 
+def status_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the status rows as a plain table."""
+    lines = [f"{'migration':<44} {'group':<9} {'state':<13} {'done':>7}  applied at"]
+    for row in rows:
+        done = f"{row['operations_done']}/{row['operations']}"
+        state = f"{row['state']}{' (' + row['drift'] + ')' if row['drift'] else ''}"
+        lines.append(f"{row['name']:<44} {row['group']:<9} {state:<13} {done:>7}  {(row['applied_at'] or '')[:19]}")
+    return "\n".join(lines)
+
+
 def _row(file: MigrationFile, record: Record | None, environment: str) -> Mapping[str, Any]:
     state = record.state if record else State.PENDING
     if record is None and not file.migration.applies_to(environment):

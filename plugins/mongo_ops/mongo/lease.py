@@ -223,6 +223,15 @@ def unlock(db: Database[Document], resource: str, *, force: bool = False) -> Doc
     return current
 
 
+def free(db: Database[Document], resource: str, owner: str) -> bool:
+    """Give up a resource on behalf of its owner, from whichever of the owner's processes; say whether it was held."""
+    freed = db[LEASES].update_one(
+        {"_id": resource, "owner": owner, "$expr": {"$gt": ["$expires_at", "$$NOW"]}},
+        [{"$set": {"expires_at": "$$NOW", "released": True, "epoch": {"$add": ["$epoch", 1]}}}],
+    )
+    return freed.matched_count == 1
+
+
 def _held(current: Document) -> LeaseHeldError:
     return LeaseHeldError(
         current["_id"], current["owner"], current["host"], current["pid"], current["acquired_at"], current["expires_at"]

@@ -97,9 +97,8 @@ class DropCollection(Operation):
         return Preview(matched=count, scanned=count, risk="high", notes=notes)
 
     def lint(self) -> Iterable[Fault]:
-        """It is destructive; the migration has to say why that is right."""
+        """Check the name. What it destroys is asked about by the rule on losses (MO102)."""
         yield from catalogue.name_faults(self.name)
-        yield Fault("MO201", f"drops the collection {self.name} with all its documents")
 
     def _listed(self, db: Database[Document]) -> catalogue.Listed | None:
         listed = catalogue.collection(db, self.name)

@@ -1,0 +1,89 @@
+"""A person's approval of a plan: bound to its digest, by somebody else than the one who triggered the run."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.exceptions import HITLRejectException
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from mongo_ops.orchestration.migrate import planned
+from mongo_ops.orchestration.operators import occasion_of
+from mongo_ops.orchestration.targets import open_target
+from mongo_ops.settings import load_environment
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from mongo_ops.settings import Environment
+
+
+class PlanApprovalOperator(ApprovalOperator):
+    """Ask a person to approve the plan where the environment is protected; no answer in time means refused."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            subject="Approve this plan for {{ params.environment }}?",
+            body="{{ ti.xcom_pull(task_ids='plan')['markdown'] }}",
+            defaults=self.REJECT,
+            fail_on_reject=True,
+            retries=0,
+            **kwargs,
+        )
+
+    def execute(self, context: Context) -> Any:
+        """Wait for an answer where one is needed."""
+        environment = load_environment(context["params"]["environment"])
+        if context["params"]["plan_only"]:
+            raise AirflowSkipException("Plan only: nothing to approve.")
+        plan = planned(context)
+        if not environment.protected or not plan.steps:
+            return {"needed": False, "digest": plan.digest}
+        asker = context["dag_run"].triggering_user_name
+        if environment.approvers:
+            others = [user for user in environment.approvers if user != asker]
+            if not others:
+                raise AirflowFailException(f"No approver of {environment.name} is left besides the one who triggered the run.")
+            self.assigned_users = [{"id": user, "name": user} for user in others]
+        self.response_timeout = timedelta(minutes=environment.approval_minutes)
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Accept the answer if it is another person's; write it into the audit log.
+
+        Returns:
+            {needed, digest}: the digest that was approved. No name, since XCom is not the place for one.
+        """
+        plan = planned(context)
+        environment = load_environment(context["params"]["environment"])
+        person = (event.get("responded_by_user") or {}).get("name") or "nobody"
+        asker = context["dag_run"].triggering_user_name
+        try:
+            super().execute_complete(context, event)
+        except HITLRejectException:
+            self._record(context, environment, plan.digest, person, "refused")
+            why = "nobody approved it in time" if person == "nobody" else "it was rejected"
+            raise AirflowFailException(f"The plan was refused: {why}.") from None
+        if person in (asker, "nobody"):
+            self._record(context, environment, plan.digest, person, "refused")
+            raise AirflowFailException(
+                "The plan was approved by the one who triggered the run, which does not count. Trigger it again and ask somebody else."
+            )
+        self._record(context, environment, plan.digest, person, "approved")
+        return {"needed": True, "digest": plan.digest}
+
+    def _record(self, context: Context, environment: Environment, digest: str, person: str, result: str) -> None:
+        from mongo_ops import audit  # noqa: PLC0415
+
+        occasion = occasion_of(context, digest)
+        with open_target(environment.name) as target:
+            audit.prepare(target.db)
+            audit.record(
+                target.db,
+                audit.AuditEntry(
+                    action="plan.approval", entity_type="plan", entity_id=digest, actor=person, actor_kind="airflow",
+                    environment=environment.name, plan_digest=digest, run_id=occasion.run_id, result=result, details={}, personal={},
+                ),
+            )  # fmt: skip

@@ -1,0 +1,237 @@
+"""The tasks of mongo_migrate and mongo_rollback. Each opens the environment, does one thing, and hands on small values.
+
+What passes between tasks is the plan (names, checksums, sentences), never a document, a credential or a person's name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from mongo_ops.orchestration.operators import EngineOperator, holder_of, occasion_of, reporter_of
+from mongo_ops.orchestration.targets import open_losses, open_target
+from mongo_ops.settings import include_folder, load_environment, load_environments
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from mongo_ops.migrations.engine import Survey
+    from mongo_ops.migrations.plan import Plan
+    from mongo_ops.mongo.connection import Target
+
+FORWARD, REVERSE = "forward", "reverse"
+
+
+class LintOperator(EngineOperator):
+    """Check the migration files, before anything else."""
+
+    def work(self, context: Context) -> dict[str, int]:
+        """Log every finding; fail on errors."""
+        from mongo_ops.migrations.lint import lint  # noqa: PLC0415
+
+        del context
+        findings = lint(include_folder() / "migrations", load_environments())
+        for finding in findings:
+            self.log.warning("%s", finding)
+        errors = [finding for finding in findings if finding.severity == "error"]
+        if errors:
+            raise AirflowFailException(f"{len(errors)} lint errors, the first: {errors[0]}")
+        return {"errors": 0, "warnings": len(findings)}
+
+
+class PlanOperator(EngineOperator):
+    """Make the plan through a client that cannot write, show it, and hand it on."""
+
+    def __init__(self, *, direction: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.direction = direction
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Return {plan, digest, markdown, summary}."""
+        from mongo_ops.migrations import engine, report  # noqa: PLC0415
+        from mongo_ops.migrations.preview import preview  # noqa: PLC0415
+
+        with open_target(self.environment_of(context), read_only=True) as target:
+            facts = engine.survey(target, include_folder())
+            plan = current_plan(target, facts, self.direction, context)
+            files = [facts.file(name) for name in plan.names] if self.direction == FORWARD else []
+            previews = preview(target, files)
+        self.log.info("\n%s", report.plan_as_text(plan, previews))
+        stops = [f"{seen.name}: {stop}" for seen in previews for stop in seen.stops]
+        if stops and not context["params"]["plan_only"]:
+            raise AirflowFailException(f"The plan would fail on this data: {'; '.join(stops)}")
+        markdown = report.plan_as_markdown(plan, previews)
+        return {"plan": plan.as_value(), "digest": plan.digest, "markdown": markdown, "stops": stops}
+
+
+class GateOperator(EngineOperator):
+    """Refuse what the environment before has not applied; a break-glass reason passes and is audited."""
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Return {promotes_from, missing}."""
+        from mongo_ops.migrations import engine, gate  # noqa: PLC0415
+
+        environment = load_environment(self.environment_of(context))
+        if environment.promotes_from is None or not environment.protected:
+            raise AirflowSkipException(f"{environment.name} is not protected, so it takes migrations from everywhere.")
+        with open_target(environment.name, read_only=True) as target:
+            facts = engine.survey(target, include_folder())
+            plan = current_plan(target, facts, FORWARD, context)
+        with open_target(environment.promotes_from, read_only=True) as source:
+            missing = gate.missing(source, [facts.file(name) for name in plan.names])
+        reason = context["params"].get("break_glass_reason")
+        if missing and not reason:
+            raise gate.NotPromotedError(missing, environment.promotes_from, environment.name)
+        if missing and not context["params"]["plan_only"]:
+            with open_target(environment.name) as target:
+                gate.break_glass(target, occasion_of(context), missing, reason)
+        return {"promotes_from": environment.promotes_from, "missing": list(missing)}
+
+
+class LeaseOperator(EngineOperator):
+    """Take the lease for the whole run, and make sure that the plan is still the one approved."""
+
+    def __init__(self, *, direction: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.direction = direction
+
+    def work(self, context: Context) -> dict[str, int]:
+        """Return {epoch}."""
+        from mongo_ops.migrations import engine  # noqa: PLC0415
+
+        plan = planned(context)
+        skip_when_only_planned(context)
+        with open_target(self.environment_of(context)) as target:
+            occasion = occasion_of(context, plan.digest)
+            losses = open_losses(target.environment)
+            with engine.open_run(target, occasion, losses, holder=holder_of(context), keep_lease=True) as run:
+                facts = engine.survey(target, include_folder())
+                engine.insist(plan, current_plan(target, facts, self.direction, context), facts.records)
+                return {"epoch": run.lease.epoch}
+
+
+class ReleaseOperator(EngineOperator):
+    """Give the lease back, whatever happened."""
+
+    def work(self, context: Context) -> bool:
+        """Return whether the lease was still this run's."""
+        from mongo_ops.migrations import engine  # noqa: PLC0415
+
+        with open_target(self.environment_of(context)) as target:
+            return engine.release(target, holder_of(context))
+
+
+class MigrationOperator(EngineOperator):
+    """Apply one migration, or undo it; a retry resumes where the last try stopped."""
+
+    def __init__(self, *, migration: str, direction: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.migration, self.direction = migration, direction
+        self.lineage: dict[str, Any] = {}
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Return {name, direction, counts, seconds}."""
+        from mongo_ops.migrations import engine  # noqa: PLC0415
+
+        plan = planned(context)
+        skip_when_only_planned(context)
+        if self.migration not in plan.names:
+            raise AirflowSkipException(f"{self.migration} is not part of this plan.")
+        with open_target(self.environment_of(context)) as target:
+            occasion = occasion_of(context, plan.digest)
+            losses = open_losses(target.environment)
+            with engine.open_run(
+                target, occasion, losses, holder=holder_of(context), report=reporter_of(context), keep_lease=True
+            ) as run:
+                facts = engine.survey(target, include_folder())
+                outcome = self._carry_out(run, facts, plan)
+            self._remember(target, facts, outcome)
+        if outcome.already:
+            raise AirflowSkipException(f"{self.migration} is done already.")
+        return {"name": outcome.name, "direction": outcome.direction, "counts": outcome.counts, "seconds": outcome.seconds}
+
+    def _carry_out(self, run: Any, facts: Survey, plan: Plan) -> Any:
+        """Apply this one; or undo this one and, before it, whatever the plan undoes earlier and is not undone yet."""
+        from mongo_ops.migrations import engine  # noqa: PLC0415
+
+        if self.direction == FORWARD:
+            engine.insist_on_step(plan, facts, self.migration)
+            return run.apply(facts.file(self.migration))
+        due = plan.names[: plan.names.index(self.migration) + 1]
+        return [outcome for outcome in engine.revert_all(run, facts, due)][-1]  # noqa: C416 - the engine yields as it goes
+
+    def _remember(self, target: Target, facts: Survey, outcome: Any) -> None:
+        file = facts.file(self.migration)
+        hosts = target.client.address
+        self.lineage = {
+            "namespace": f"mongodb://{hosts[0]}:{hosts[1]}" if hosts else "mongodb://unknown", "database": target.database,
+            "reads": file.reads(), "writes": file.writes(), "counts": dict(outcome.counts),
+        }  # fmt: skip
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Report the collections read and written, with the number of documents."""
+        from mongo_ops.orchestration.lineage import operator_lineage  # noqa: PLC0415
+
+        del task_instance
+        return operator_lineage(self.lineage)
+
+
+class VerifyOperator(EngineOperator):
+    """Look at the database with separate code: is it as the applied files say?"""
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Return {checked, differences}; fail when there are differences."""
+        from mongo_ops.migrations import engine, verify  # noqa: PLC0415
+
+        skip_when_only_planned(context)
+        with open_target(self.environment_of(context), read_only=True) as target:
+            facts = engine.survey(target, include_folder())
+            differences = verify.differences(target.db, facts.files, facts.records)
+        for difference in differences:
+            self.log.error("%s", difference)
+        if differences:
+            raise AirflowFailException(f"The database differs from the migrations in {len(differences)} places: {differences[0]}")
+        return {"checked": len(facts.records), "differences": 0}
+
+
+class ReportOperator(EngineOperator):
+    """Say what the run did, as the run's result."""
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Return {environment, database, digest, plan_only, status} and write the status table to the log."""
+        from mongo_ops.migrations import engine, report  # noqa: PLC0415
+
+        with open_target(self.environment_of(context), read_only=True) as target:
+            facts = engine.survey(target, include_folder())
+            rows = report.status_rows(facts.files, facts.records, target.environment.name)
+            self.log.info("\n%s", report.status_as_text(rows))
+            return {
+                "environment": target.environment.name, "database": target.database,
+                "digest": planned(context).digest, "plan_only": bool(context["params"]["plan_only"]),
+                "status": {row["name"]: row["state"] for row in rows},
+            }  # fmt: skip
+
+
+def planned(context: Context) -> Plan:
+    """Return the plan that the plan task handed on."""
+    from mongo_ops.migrations.plan import Plan  # noqa: PLC0415
+
+    return Plan.of(context["ti"].xcom_pull(task_ids="plan")["plan"])
+
+
+def skip_when_only_planned(context: Context) -> None:
+    """Skip the task in a dry run."""
+    if context["params"]["plan_only"]:
+        raise AirflowSkipException("Plan only: nothing is done.")
+
+
+def current_plan(target: Target, facts: Survey, direction: str, context: Context) -> Plan:
+    """Return what the run's parameters ask for, on the database as it is now."""
+    from mongo_ops.migrations import engine  # noqa: PLC0415
+
+    params = context["params"]
+    if direction == FORWARD:
+        late = bool(params.get("allow_out_of_order"))
+        return engine.plan_forward(target, facts, version=params.get("target_version"), allow_out_of_order=late)
+    return engine.plan_reverse(target, facts, params["target_version"])
