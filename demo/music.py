@@ -200,10 +200,10 @@ def playlists_of(chinook: Mapping[str, Sequence[Row]]) -> Iterator[Document]:
 def synthetic_plays(users: Sequence[Row], tracks: Sequence[Row], plays: int, seed: int) -> Iterator[Document]:
     """Yield made-up plays: a few tracks are heard much and most little (Zipf), evenings more than nights.
 
-    Users are as uneven as tracks. Three quarters of the plays run to the end; of the rest, those under 30 seconds are skips.
+    Users differ too, though less. Three quarters of the plays run to the end; of the rest, those under 30 seconds are skips.
     """
     chance = random.Random(seed)
-    track, user = _popularity(tracks, chance), _popularity(users, chance)
+    track, user = _popularity(tracks, chance), _popularity(users, chance, steepness=0.5)
     day = _weighted(range(PLAYS_DAYS), [WEEKDAYS[(PLAYS_FROM.weekday() + n) % 7] for n in range(PLAYS_DAYS)], chance)
     hour = _weighted(range(24), HOURS, chance)
     device = _weighted(tuple(DEVICES), tuple(DEVICES.values()), chance)
@@ -242,10 +242,10 @@ def _weighted(choices: Sequence[Choice], weights: Sequence[float], chance: rando
     return lambda: chance.choices(choices, cum_weights=cumulated)[0]
 
 
-def _popularity(things: Sequence[Row], chance: random.Random) -> Callable[[], Row]:
-    """Rank the things by chance and return a choice by Zipf's law: the n-th is chosen 1/n as often as the first."""
+def _popularity(things: Sequence[Row], chance: random.Random, steepness: float = 1.0) -> Callable[[], Row]:
+    """Rank the things by chance and return a choice by Zipf's law: the n-th is chosen 1 / n**steepness as often as the first."""
     ranked = chance.sample(things, len(things))
-    return _weighted(ranked, [1 / rank for rank in range(1, len(ranked) + 1)], chance)
+    return _weighted(ranked, [rank**-steepness for rank in range(1, len(ranked) + 1)], chance)
 
 
 def _known(values: Mapping[str, str]) -> Document:

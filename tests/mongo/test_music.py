@@ -31,6 +31,12 @@ def state(db):
     return {name: set_digest(db[name].find()) for name in COLLECTIONS}
 
 
+def values_in(db, collection, array, field=""):
+    """Every value in an array. (``distinct`` answers from the index, where an empty array is a null.)"""
+    pipeline = [{"$unwind": f"${array}"}, {"$group": {"_id": f"${array}{field}"}}]
+    return {found["_id"] for found in db[collection].aggregate(pipeline)}
+
+
 def plays(count, seed=2026):
     chinook = music.read_chinook()
     return list(music.synthetic_plays(list(music.users_of(chinook)), list(music.tracks_of(chinook)), count, seed))
@@ -66,7 +72,7 @@ def test_references_lead_somewhere(db, workshop):
 
     artists, tracks, users = (set(db[name].distinct("_id")) for name in ("artists", "tracks", "users"))
     assert set(db.tracks.distinct("artist_id")) <= artists
-    assert set(db.playlists.distinct("tracks.track_id")) <= tracks
+    assert values_in(db, "playlists", "tracks", ".track_id") <= tracks
     assert set(db.analytics.distinct("track_id")) <= tracks
     assert set(db.analytics.distinct("user_id")) <= users
 
@@ -102,16 +108,15 @@ def test_playlists_of_the_same_name_stay_apart(db, workshop):
 def test_007_lower_cases_the_genres_its_reverse_restores_them_and_a_later_load_leaves_them(db, workshop):
     music.load(db, plays=0)
     before = set_digest(db.artists.find())
-    assert db.artists.find_one({"name": "Tim Maia"})["genres"] == ["R&B/Soul"] or "R&B/Soul" in db.artists.distinct(
-        "genres"
-    )
+    assert "R&B/Soul" in values_in(db, "artists", "genres")
     (normalise,) = FILES["007"].migration.operations
 
     counts = workshop.forward(normalise)
 
     assert (counts.matched, counts.modified) == (204, 204)  # the other 71 artists have no tracks
-    assert {genre for genre in db.artists.distinct("genres") if genre != genre.lower()} == set()
-    assert "r&b/soul" in db.artists.distinct("genres")
+    genres = values_in(db, "artists", "genres")
+    assert {genre for genre in genres if genre != genre.lower()} == set()
+    assert "r&b/soul" in genres
     normalised = set_digest(db.artists.find())
     music.load(db, plays=0)
     assert set_digest(db.artists.find()) == normalised

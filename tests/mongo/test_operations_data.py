@@ -86,12 +86,10 @@ def _long(age):
     return Int64(age)
 
 
-def _to_int(else_):
-    def change(one):
-        if isinstance(one.get("age"), str):
-            one["age"] = int(one["age"]) if one["age"].isdigit() else else_(one["age"])
-
-    return change
+def _to_int(one):
+    age = one.get("age")
+    if isinstance(age, Int64) or (isinstance(age, str) and age.isdigit()):
+        one["age"] = int(age)
 
 
 def _lower(one):
@@ -162,7 +160,7 @@ CASES = {
         ConvertField("users", "age", "long", on_error="null"),
         {"users": changed(lambda o: o.update(age=_long(o["age"])) if "age" in o else None)},
     ),
-    "convert, keep errors": Case(ConvertField("users", "age", "int", on_error="keep"), {"users": changed(_to_int(lambda old: old))}),
+    "convert, keep errors": Case(ConvertField("users", "age", "int", on_error="keep"), {"users": changed(_to_int)}),
     "convert nested": Case(
         ConvertField("users", "deep.er.value", "string"),
         {"users": changed(lambda o: o["deep"]["er"].update(value=str(o["deep"]["er"]["value"])))},
@@ -265,10 +263,11 @@ def kill_at(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Lease, "transaction", transaction)
+            died: list[bool] = []
             try:
-                yield
+                yield died
             except Killed:
-                return
+                died.append(True)
 
     return kill
 
@@ -322,8 +321,7 @@ def test_forward_again_back_and_forward(name, db, shop, read_only):
     assert content(db) == expected(case.after, db)
 
 
-@pytest.mark.parametrize("moment", ["inside", "after"])
-@pytest.mark.parametrize("number", [1, 2, 4, 6])
+@pytest.mark.parametrize(("number", "moment"), [(1, "inside"), (1, "after"), (2, "after"), (4, "inside"), (6, "after")])
 @pytest.mark.parametrize("name", CASES)
 def test_killed_going_forward_then_resumed_or_undone(name, number, moment, db, shop, kill_at):
     case = CASES[name]
@@ -348,8 +346,7 @@ def test_killed_going_forward_then_resumed_or_undone(name, number, moment, db, s
     assert content(db) == before
 
 
-@pytest.mark.parametrize("moment", ["inside", "after"])
-@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize(("number", "moment"), [(1, "after"), (2, "inside"), (4, "after")])
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.operation.mode.value == "batches"])
 def test_killed_going_back_then_resumed(name, number, moment, db, shop, kill_at):
     case = CASES[name]
@@ -357,9 +354,11 @@ def test_killed_going_back_then_resumed(name, number, moment, db, shop, kill_at)
     before = content(db)
     shop.forward(case.operation, SMALL)
 
-    with kill_at(number, moment):
+    with kill_at(number, moment) as died:
         shop.reverse(case.operation, SMALL)
-    shop.reverse(case.operation, SMALL)
+    if died:
+        assert content(db) != before or (number, moment) == (1, "after")  # only the checkpoint was written
+        shop.reverse(case.operation, SMALL)
 
     assert content(db) == before
 
@@ -390,8 +389,9 @@ def test_inc_reaches_each_of_3000_documents_exactly_once_however_often_it_is_kil
 
     assert db.numbers.count_documents({"n": 1}) == counts.matched == counts.modified == 3000
     for number in (2, 30, 7):
-        with kill_at(number, "inside" if number % 2 else "after"):
+        with kill_at(number, "inside" if number % 2 else "after") as died:
             shop.reverse(increment, SMALL)
+        assert died
     shop.reverse(increment)
     assert db.numbers.distinct("n") == [0]
 

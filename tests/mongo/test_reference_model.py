@@ -26,9 +26,9 @@ MODEL = frozenset(
     }
 )
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-USER, ARTIST, TRACK = ObjectId(), ObjectId(), ObjectId()
+USER, ARTIST, TRACK = (ObjectId(digit * 24) for digit in "abc")
 NEVER = datetime(2999, 1, 1, tzinfo=UTC)  # the server's TTL thread is running
-MISSING = object()
+MISSING = ...
 BLOB = Binary(b"\x00\x01")
 HEX = "0" * 64
 

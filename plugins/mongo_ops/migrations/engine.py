@@ -123,7 +123,14 @@ def prepare(target: Target) -> None:
 
 @contextmanager
 def open_run(
-    target: Target, occasion: Occasion, losses: Losses, *, holder: Holder, report: Reporter = log_progress, keep_lease: bool = False
+    target: Target,
+    occasion: Occasion,
+    losses: Losses,
+    *,
+    holder: Holder,
+    report: Reporter = log_progress,
+    wait: float = 0.0,
+    keep_lease: bool = False,
 ) -> Iterator[Run]:
     """Yield a run that holds the migrations' lease.
 
@@ -133,13 +140,14 @@ def open_run(
         losses: where data goes that an operation destroys.
         holder: the lease's holder; processes with the same owner take over from each other.
         report: gets progress.
+        wait: seconds to wait for another run's lease.
         keep_lease: leave the lease to the run's next process instead of releasing it.
 
     Raises:
         LeaseHeldError: another run is at work.
     """
     prepare(target)
-    lease = acquire(target.db, RESOURCE, holder, ttl=target.environment.lease_ttl)
+    lease = acquire(target.db, RESOURCE, holder, ttl=target.environment.lease_ttl, wait=wait)
     run = Run(target, lease, occasion, losses, limits_of(target.environment), report)
     if not keep_lease:
         with lease:

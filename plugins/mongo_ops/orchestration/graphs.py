@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
-from airflow.sdk import TaskGroup, chain
+from airflow.sdk import TaskGroup, TriggerRule, chain
 
 from mongo_ops.migrations.discover import discover
 from mongo_ops.migrations.model import MigrationFile
 from mongo_ops.orchestration.lineage import collection_asset
-from mongo_ops.orchestration.migrate import FORWARD, LeaseOperator, MigrationOperator, ReleaseOperator
+from mongo_ops.orchestration.migrate import FORWARD, LeaseOperator, MigrationOperator, ReleaseOperator, VerifyOperator
 from mongo_ops.orchestration.operators import RETRIES
 from mongo_ops.settings import include_folder
 
@@ -17,13 +19,19 @@ from mongo_ops.settings import include_folder
 def migration_tasks(direction: str) -> list[MigrationOperator]:
     """Return one task per migration in the groups ``core`` and ``advanced``, chained in the order in which they run.
 
+    Where core migrations follow advanced ones, the later ones form a group of their own (``core_2``).
     Repeatable migrations come last going forward, and first going back.
     """
     files = sorted(discover(include_folder() / "migrations"), key=lambda file: (file.migration.run_always, int(file.version)))
     if direction != FORWARD:
         files.reverse()
-    groups = {name: TaskGroup(name, tooltip=tip) for name, tip in _GROUPS.items()}
-    tasks = [_task(file, groups[file.group], direction) for file in files]
+    tasks: list[MigrationOperator] = []
+    seen: Counter[str] = Counter()
+    for name, segment in groupby(files, key=lambda file: file.group):
+        seen[name] += 1
+        group_id = name if seen[name] == 1 else f"{name}_{seen[name]}"  # edges there and back would make groups a cycle
+        group = TaskGroup(group_id, tooltip=_GROUPS[name])
+        tasks += [_task(file, group, direction) for file in segment]
     chain(*tasks)
     return tasks
 
@@ -50,13 +58,17 @@ def _task(file: MigrationFile, group: TaskGroup, direction: str) -> MigrationOpe
 
 def lease_tasks(direction: str) -> tuple[LeaseOperator, ReleaseOperator]:
     """Return the setup that takes the lease and the teardown that gives it back."""
-    lease = LeaseOperator(task_id="lease", direction=direction, trigger_rule="none_failed", **RETRIES)
+    lease = LeaseOperator(task_id="lease", direction=direction, **RETRIES)
     release = ReleaseOperator(task_id="release", **RETRIES)
     release.as_teardown(setups=lease.as_setup())
     return lease, release
 
 
-def within_lease(lease: LeaseOperator, work: Sequence[MigrationOperator], last: object, release: ReleaseOperator) -> None:
+def within_lease(
+    lease: LeaseOperator, work: Sequence[MigrationOperator], last: VerifyOperator, release: ReleaseOperator
+) -> None:
     """Put all work between setup and teardown."""
-    chain(lease, *([work[0]] if work else []))
-    chain(*([work[-1]] if work else [lease]), last, release)
+    steps = [*work, last]
+    steps[0].trigger_rule = TriggerRule.ALL_SUCCESS  # Airflow demands it of what follows a setup
+    chain(lease, steps[0])
+    chain(steps[-2] if work else lease, last, release)

@@ -7,7 +7,6 @@ chooses itself are left out, the order of fields does not count. Never reads or 
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.batches import Counts
     from mongo_ops.mongo.documents import Document
 
+UNAUTHORIZED = 13
 NOT_FOUND = 26
+COMMAND_ON_VIEW = 166
 DUPLICATE_KEY = 11000
 # LockTimeout, MaxTimeMSExpired, WriteConcernTimeout, ShutdownInProgress, WriteConflict, ConflictingOperationInProgress,
 # ExceededTimeLimit, IndexBuildAborted, InterruptedAtShutdown, Interrupted, InterruptedDueToReplStateChange, background work.
@@ -84,7 +85,7 @@ def indexes(db: Database[Document], name: str) -> tuple[Index, ...]:
     try:
         specs = [dict(spec) for spec in db[name].list_indexes()]
     except OperationFailure as error:
-        if error.code in (NOT_FOUND, 166):
+        if error.code in (NOT_FOUND, COMMAND_ON_VIEW):
             return ()
         raise
     building = set(storage(db, name).get("indexBuilds", ())) if len(specs) > 1 else set()
@@ -92,16 +93,22 @@ def indexes(db: Database[Document], name: str) -> tuple[Index, ...]:
 
 
 def storage(db: Database[Document], name: str) -> Document:
-    """Return documents (``count``), bytes (``size``) and unfinished index builds (``indexBuilds``), shards added up."""
+    """Return documents (``count``; buckets of a time series), bytes (``size``) and unfinished index builds (``indexBuilds``), shards added up."""
     from pymongo.errors import OperationFailure  # noqa: PLC0415
 
-    fields = {"count": "$storageStats.count", "size": "$storageStats.size", "indexBuilds": "$storageStats.indexBuilds"}
+    count = {"$ifNull": ["$storageStats.count", "$storageStats.timeseries.bucketCount"]}
+    fields = {"count": count, "size": "$storageStats.size", "indexBuilds": "$storageStats.indexBuilds"}
     total: Document = {"count": 0, "size": 0, "indexBuilds": []}
-    with contextlib.suppress(OperationFailure):  # the collection does not exist
-        for part in db[name].aggregate([{"$collStats": {"storageStats": {}}}, {"$project": fields}]):
-            total["count"] += part.get("count", 0)
-            total["size"] += part.get("size", 0)
-            total["indexBuilds"] += part.get("indexBuilds", [])
+    try:
+        parts = list(db[name].aggregate([{"$collStats": {"storageStats": {}}}, {"$project": fields}]))
+    except OperationFailure as error:
+        if error.code in (NOT_FOUND, COMMAND_ON_VIEW, UNAUTHORIZED):
+            return total
+        raise
+    for part in parts:
+        total["count"] += part.get("count") or 0
+        total["size"] += part.get("size", 0)
+        total["indexBuilds"] += part.get("indexBuilds", [])
     return total
 
 

@@ -103,7 +103,7 @@ class CopyDocuments(Operation):
         self, db: Database[Document], where: fields.Filter, session: ClientSession | None
     ) -> Iterator[Document]:
         stages = [{"$match": dict(where)}, *map(_keeping_id, self.pipeline)]
-        return db[self.source].aggregate(stages, session=session, hint=[("_id", 1)])
+        return db[self.source].aggregate(stages, session=session, hint={"_id": 1})
 
     def _obstacle(self, db: Database[Document]) -> str | None:
         if db[self.target].find_one({}, {"_id": 1}) is None:

@@ -247,8 +247,12 @@ class CreateIndex(Operation):
         )
 
     def duplicates(self, db: Database[Document]) -> int:
-        """Count keys that occur in several documents, at most ``DUPLICATES_SHOWN`` + 1 of them; 0 if it is not unique."""
-        if not self.unique or any(way in KINDS for _, way in self.keys):
+        """Count keys that occur in several documents, at most ``DUPLICATES_SHOWN`` + 1 of them.
+
+        0 when the index is not unique, and for kinds and positional paths whose keys only the server can make.
+        """
+        parts = {part for field, _ in self.keys for part in field.split(".")}
+        if not self.unique or any(way in KINDS for _, way in self.keys) or any(p.isdigit() or "$" in p for p in parts):
             return 0
         options: dict[str, Any] = {"collation": dict(self.collation)} if self.collation else {}
         pipeline = duplicates_pipeline([field for field, _ in self.keys], self.partial, sparse=self.sparse)

@@ -97,6 +97,8 @@ class RunCommand(Operation):
 
 
 def _run(at: Bench, command: Mapping[str, Any]) -> Counts:
+    if not command:
+        raise OperationError("The command is empty.")
     catalogue.check_names(*filter(None, [_target(command)]))
     at.check()
     concern = at.db.write_concern.document

@@ -1,0 +1,91 @@
+"""What all commands share: open an environment, say on whose behalf, insist on approval."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mongo_ops.errors import PlanError
+from mongo_ops.migrations.history import Actor, Occasion
+from mongo_ops.migrations.losses import Losses
+from mongo_ops.mongo.connection import ConnectionSpec, InvalidConnectionError, Target, connect
+from mongo_ops.mongo.guard import ReadOnlyGuard
+from mongo_ops.mongo.lease import Holder
+from mongo_ops.settings import Environment, load_environment
+from mongo_ops.storage import open_folder
+
+if TYPE_CHECKING:
+    from mongo_ops.migrations.plan import Plan
+
+
+class ApprovalMissingError(PlanError):
+    """The environment is protected and the plan is not approved."""
+
+
+def connection_spec(environment: Environment) -> ConnectionSpec:
+    """Return the connection from ``AIRFLOW_CONN_*``; from Airflow's secrets backend when one is configured.
+
+    Raises:
+        InvalidConnectionError: neither has it.
+    """
+    variable = f"AIRFLOW_CONN_{environment.connection.upper()}"
+    value = os.environ.get(variable)
+    if value:
+        return ConnectionSpec.parse(environment.connection, value)
+    if os.environ.get("AIRFLOW__SECRETS__BACKEND"):
+        from mongo_ops.orchestration import targets  # noqa: PLC0415 - imports Airflow, which takes seconds
+
+        return targets.connection_spec(environment)
+    raise InvalidConnectionError(
+        f"{variable} is not set. Give the connection of {environment.name} there as JSON, e.g. "
+        '{"conn_type": "mongo", "host": "db1,db2", "login": "...", "password": "...", "schema": "...", '
+        '"extra": {"replicaSet": "rs0"}}, or configure AIRFLOW__SECRETS__BACKEND.'
+    )
+
+
+@contextmanager
+def open_target(name: str, *, read_only: bool = False) -> Iterator[Target]:
+    """Yield the checked target of an environment; with ``read_only`` every write is refused on the wire."""
+    environment = load_environment(name)
+    listeners = (ReadOnlyGuard(),) if read_only else ()
+    with connect(connection_spec(environment), environment, listeners=listeners) as target:
+        yield target
+
+
+def occasion(plan_digest: str | None = None, reason: str | None = None) -> Occasion:
+    """Return on whose behalf: the user of the operating system, in a run of its own."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without a user entry
+        user = f"uid {os.getuid()}"
+    return Occasion(Actor(user, "os"), f"cli {uuid.uuid4().hex[:12]}", plan_digest, reason)
+
+
+def holder(of: Occasion) -> Holder:
+    """Return the lease's holder for a command."""
+    return Holder(of.run_id, socket.gethostname(), os.getpid())
+
+
+def losses(environment: Environment) -> Losses:
+    """Return where destroyed data is kept."""
+    return Losses(open_folder(environment.storage))
+
+
+def insist_on_approval(environment: Environment, plan: Plan, approved: str | None) -> None:
+    """Refuse an unapproved plan on a protected environment.
+
+    Raises:
+        ApprovalMissingError: no digest was given, or another plan's.
+    """
+    if not environment.protected or not plan.steps or plan.digest == approved:
+        return
+    what = "the approved digest is another plan's" if approved else "the plan is not approved"
+    raise ApprovalMissingError(
+        f"{environment.name} is protected and {what}. Let a second person read `mongo-ops plan --env {environment.name}`, then "
+        f"pass --approved {plan.digest}; or trigger the DAG mongo_migrate, which asks in the Airflow UI."
+    )

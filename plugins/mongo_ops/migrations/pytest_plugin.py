@@ -1,0 +1,3 @@
+"""Pytest plugin for checking one's own MongoDB migrations (registered as `mongo_ops`)."""
+
+from __future__ import annotations
