@@ -356,8 +356,8 @@ def test_killed_going_back_then_resumed(name, number, moment, db, shop, kill_at)
 
     with kill_at(number, moment) as died:
         shop.reverse(case.operation, SMALL)
+    assert died or number == 4  # some have three batches to undo
     if died:
-        assert content(db) != before or (number, moment) == (1, "after")  # only the checkpoint was written
         shop.reverse(case.operation, SMALL)
 
     assert content(db) == before

@@ -84,7 +84,7 @@ class Forward(Passage):
         started = time.monotonic()
         if operation.mode is Mode.TRANSACTION:
             return self.commit(lambda session: self._in_transaction(index, session))
-        self.run.losses.keep(self.db, operation.forward_destroys(), f"{self.base}/forward/{index}", self.run.lease)
+        self.keep(operation.forward_destroys(), index)
         if operation.mode is Mode.IDEMPOTENT:
             self.run.lease.check()
         counts = operation.forward(self.bench(index, None))

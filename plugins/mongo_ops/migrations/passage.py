@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pymongo.errors import PyMongoError
@@ -17,7 +17,7 @@ from mongo_ops.migrations import history
 from mongo_ops.migrations.faults import explain
 from mongo_ops.migrations.history import Occasion
 from mongo_ops.migrations.model import MigrationFile, Outcome, Record, State
-from mongo_ops.migrations.operations.base import Bench
+from mongo_ops.migrations.operations.base import Bench, Loss
 from mongo_ops.mongo.batches import CHECKPOINTS, Batches, BudgetSpentError, Counts, Step, covered
 from mongo_ops.mongo.lease import LeaseLostError
 
@@ -121,6 +121,11 @@ class Passage(ABC):
         except BaseException:
             self.operations = before
             raise
+
+    def keep(self, losses: Sequence[Loss], index: int) -> None:
+        """Snapshot what an operation is about to destroy."""
+        step = f"{self.base}/{self.direction}/{index}"
+        self.run.losses.keep(self.db, losses, step, self.attempt, self.run.occasion.run_id)
 
     def bench(self, index: int, session: ClientSession | None) -> Bench:
         """Lay out the place of work of one operation."""

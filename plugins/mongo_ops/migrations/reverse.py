@@ -47,11 +47,12 @@ class Reverse(Passage):
             if self.operations[index]["state"] == "running":  # its transaction never committed
                 return Counts()
             return self.commit(lambda session: self._in_transaction(operation, index, session))
-        self.run.losses.keep(self.db, operation.destroys(), f"{self.base}/reverse/{index}", self.run.lease)
+        self.keep(operation.destroys(), index)
         if operation.mode is Mode.IDEMPOTENT:
             self.run.lease.check()
         counts = operation.reverse(self.bench(index, None))
-        self.run.losses.bring_back(self.db, operation.forward_destroys(), f"{self.base}/forward/{index}", self.run.lease)
+        step = f"{self.base}/forward/{index}"
+        self.run.losses.bring_back(self.db, operation.forward_destroys(), step, self.attempt, self.run.lease)
         self.commit(lambda session: self.mark(index, "undone", counts, time.monotonic() - started, session))
         return counts
 

@@ -5,7 +5,7 @@ Takes any ``UPath``-like folder. Never imports Airflow, and never shows a creden
 
 from mongo_ops.storage.atomic import AlreadyWrittenError, Sink, Source, reading, writing
 from mongo_ops.storage.load import RestoreConflictError, Restored, RestoreRefusedError
-from mongo_ops.storage.manifest import Snapshot, SnapshotCorruptError, SnapshotMissingError
+from mongo_ops.storage.manifest import Snapshot, SnapshotCorruptError, SnapshotMissingError, finished
 from mongo_ops.storage.paths import (
     Folder,
     InvalidStorageError,
@@ -43,6 +43,7 @@ __all__ = [
     "StorageDeniedError",
     "StorageFailedError",
     "at",
+    "finished",
     "is_local",
     "open_folder",
     "reading",
