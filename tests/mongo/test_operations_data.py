@@ -321,46 +321,63 @@ def test_forward_again_back_and_forward(name, db, shop, read_only):
     assert content(db) == expected(case.after, db)
 
 
-@pytest.mark.parametrize(("number", "moment"), [(1, "inside"), (1, "after"), (2, "after"), (4, "inside"), (6, "after")])
-@pytest.mark.parametrize("name", CASES)
-def test_killed_going_forward_then_resumed_or_undone(name, number, moment, db, shop, kill_at):
+IN_BATCHES = [name for name, case in CASES.items() if case.operation.mode.value == "batches"]
+UNDONE_HALFWAY = [name for name in IN_BATCHES if CASES[name].operation.kind != "RunPython"]  # its reverse is its author's
+
+
+@pytest.mark.parametrize("name", IN_BATCHES)
+def test_killed_at_any_transaction_and_resumed_it_is_as_if_nothing_had_happened(name, db, shop, kill_at):
     case = CASES[name]
-    single = case.operation.mode.value == "transaction"
-    if single and (number > 1 or moment == "after"):  # its one transaction holds the engine's record too
-        return
     fill(db, case.before)
     before = content(db)
-
-    with kill_at(number, moment):
+    for number, moment in ((1, "after"), (2, "inside"), (4, "after"), (6, "inside")):
+        with kill_at(number, moment) as died:
+            shop.forward(case.operation, SMALL)
+        assert died
         shop.forward(case.operation, SMALL)
-    shop.forward(case.operation, SMALL)
+        assert content(db) == expected(case.after, db), f"killed {moment} transaction {number}"
+        shop.reverse(case.operation, SMALL)
+        assert content(db) == before, f"killed {moment} transaction {number}"
+
+
+@pytest.mark.parametrize("name", UNDONE_HALFWAY)
+def test_killed_at_any_transaction_and_undone_it_is_as_before(name, db, shop, kill_at):
+    case = CASES[name]
+    fill(db, case.before)
+    before = content(db)
+    for number, moment in ((1, "inside"), (2, "after"), (3, "inside"), (6, "after")):
+        with kill_at(number, moment) as died:
+            shop.forward(case.operation, SMALL)
+        assert died
+        shop.reverse(case.operation, SMALL)
+        assert content(db) == before, f"killed {moment} transaction {number}"
+
+
+@pytest.mark.parametrize("name", IN_BATCHES)
+def test_killed_while_it_is_undone_and_resumed_it_is_as_before(name, db, shop, kill_at):
+    case = CASES[name]
+    fill(db, case.before)
+    before = content(db)
+    for number, moment in ((1, "after"), (2, "inside"), (3, "after")):
+        shop.forward(case.operation, SMALL)
+        with kill_at(number, moment) as died:
+            shop.reverse(case.operation, SMALL)
+        assert died
+        shop.reverse(case.operation, SMALL)
+        assert content(db) == before, f"killed {moment} transaction {number}"
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in IN_BATCHES])
+def test_killed_inside_its_one_transaction_nothing_is_left(name, db, shop, kill_at):
+    case = CASES[name]
+    fill(db, case.before)
+    before = content(db)
+    with kill_at(1, "inside") as died:
+        shop.forward(case.operation)
+    assert died
+    assert content(db) == before
+    shop.forward(case.operation)
     assert content(db) == expected(case.after, db)
-    shop.reverse(case.operation, SMALL)
-    assert content(db) == before
-
-    with kill_at(number, moment):
-        shop.forward(case.operation, SMALL)
-    if single or case.operation.kind == "RunPython":  # nothing is committed; a function's reverse is its author's
-        return
-    shop.reverse(case.operation, SMALL)
-    assert content(db) == before
-
-
-@pytest.mark.parametrize(("number", "moment"), [(1, "after"), (2, "inside"), (4, "after")])
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.operation.mode.value == "batches"])
-def test_killed_going_back_then_resumed(name, number, moment, db, shop, kill_at):
-    case = CASES[name]
-    fill(db, case.before)
-    before = content(db)
-    shop.forward(case.operation, SMALL)
-
-    with kill_at(number, moment) as died:
-        shop.reverse(case.operation, SMALL)
-    assert died or number == 4  # some have three batches to undo
-    if died:
-        shop.reverse(case.operation, SMALL)
-
-    assert content(db) == before
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -624,6 +641,7 @@ def test_a_function_that_fails_leaves_nothing_although_it_passes_no_session(db, 
         lambda ctx: ctx.db.users.with_options(),
         lambda ctx: ctx.db.users.insert_one({}, session=None),
         lambda ctx: ctx.in_batches("x", "users", {}, {"$set": {"a": 1}}),
+        lambda ctx: ctx.db.command("dropDatabase"),
     ],
 )
 def test_nothing_escapes_from_the_transaction(escape, db, shop):

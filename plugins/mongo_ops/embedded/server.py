@@ -245,6 +245,7 @@ class ReplicaSet:
 
     def primary(self) -> Mongod:
         """Return the node that is primary now."""
+        client: MongoClient[dict[str, Any]]
         with MongoClient(self.uri, serverSelectionTimeoutMS=15000) as client:
             client.admin.command("ping")
             address = client.primary

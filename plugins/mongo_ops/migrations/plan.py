@@ -245,7 +245,8 @@ def _rollback_limit(files: Sequence[MigrationFile], records: Sequence[Record], t
     if target is None:
         raise UnknownVersionError("Say which version to go back to, e.g. 004; 0 undoes everything.")
     number = version_number(target)
-    if number and number not in {int(item.version) for item in (*files, *records)}:
+    versions = {int(file.version) for file in files} | {int(record.version) for record in records}
+    if number and number not in versions:
         raise UnknownVersionError(f"There is no migration {target} to go back to.")
     return number
 

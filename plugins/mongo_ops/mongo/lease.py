@@ -175,7 +175,7 @@ def acquire(
             _create(db, resource)
             continue
         if time.monotonic() >= deadline:
-            raise _held(current)
+            raise held_error(current)
         time.sleep(min(0.2, max(0.02, wait / 20)))
 
 
@@ -215,7 +215,7 @@ def unlock(db: Database[Document], resource: str, *, force: bool = False) -> Doc
     if current is None:
         return None
     if not force:
-        raise _held(current)
+        raise held_error(current)
     db[LEASES].update_one(
         {"_id": resource, "epoch": current["epoch"]},
         [{"$set": {"expires_at": "$$NOW", "released": True, "epoch": {"$add": ["$epoch", 1]}}}],
@@ -232,7 +232,8 @@ def free(db: Database[Document], resource: str, owner: str) -> bool:
     return freed.matched_count == 1
 
 
-def _held(current: Document) -> LeaseHeldError:
+def held_error(current: Document) -> LeaseHeldError:
+    """Return the error that names a live lease's holder."""
     return LeaseHeldError(
         current["_id"], current["owner"], current["host"], current["pid"], current["acquired_at"], current["expires_at"]
     )

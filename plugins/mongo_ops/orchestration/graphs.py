@@ -60,7 +60,8 @@ def lease_tasks(direction: str) -> tuple[LeaseOperator, ReleaseOperator]:
     """Return the setup that takes the lease and the teardown that gives it back."""
     lease = LeaseOperator(task_id="lease", direction=direction, **RETRIES)
     release = ReleaseOperator(task_id="release", **RETRIES)
-    release.as_teardown(setups=lease.as_setup())
+    lease.as_setup()  # type: ignore[no-untyped-call]
+    release.as_teardown(setups=lease)
     return lease, release
 
 

@@ -83,7 +83,7 @@ class GateOperator(EngineOperator):
         reason = context["params"].get("break_glass_reason")
         if missing and not reason:
             raise gate.NotPromotedError(missing, environment.promotes_from, environment.name)
-        if missing and not context["params"]["plan_only"]:
+        if missing and reason and not context["params"]["plan_only"]:
             with open_target(environment.name) as target:
                 gate.break_glass(target, occasion_of(context), missing, reason)
         return {"promotes_from": environment.promotes_from, "missing": list(missing)}

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import bson
+
+from mongo_ops.mongo.documents import CODEC, Document
+
 if TYPE_CHECKING:
     from mongo_ops.storage.atomic import Source
 
@@ -44,3 +48,8 @@ def batches(source: Source) -> Iterator[Sequence[bytes]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def decoded(document: bytes) -> Document:
+    """Return the document that the bytes are."""
+    return bson.decode(document, codec_options=CODEC)

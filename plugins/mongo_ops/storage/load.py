@@ -13,6 +13,7 @@ from pymongo.errors import BulkWriteError
 
 from mongo_ops.errors import PlanError
 from mongo_ops.mongo.documents import CODEC, digest
+from mongo_ops.storage import bsonfile
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -65,6 +66,7 @@ class Compared:
 
 
 def compare(raw: Collection[Any], batch: Sequence[bytes], session: ClientSession | None) -> Compared:
+    """Look up the batch's documents by ``_id``. Equal means the same fields and values, in any order."""
     ids = [_id(document) for document in batch]
     found = {_key(one["_id"]): one.raw for one in raw.find({"_id": {"$in": ids}}, session=session)}
     absent: list[bytes] = []
@@ -129,7 +131,7 @@ class Loader:
 
     def _merge(self, batch: Sequence[bytes], paths: tuple[str, ...], session: ClientSession | None) -> Restored:
         updates = []
-        for document in (bson.decode(data, codec_options=CODEC) for data in batch):
+        for document in map(bsonfile.decoded, batch):
             there = {path: value for path in paths for found, value in [_value(document, path)] if found}
             gone = dict.fromkeys((path for path in paths if path not in there), "")
             change = ({"$set": there} if there else {}) | ({"$unset": gone} if gone else {})
@@ -149,6 +151,7 @@ def _value(document: Mapping[str, Any], path: str) -> tuple[bool, Any]:
 
 
 def conflict(target: str, what: str) -> RestoreConflictError:
+    """Return the error for documents in the way, with what to do."""
     return RestoreConflictError(
         f"{target}: {what} Look at them, then remove them, restore into another collection, or restore with mode `replace`."
     )
@@ -165,7 +168,7 @@ def _refused(target: str, faults: Sequence[Mapping[str, Any]]) -> PlanError:
 
 
 def _id(document: bytes) -> Any:
-    return bson.decode(document, codec_options=CODEC)["_id"]
+    return bsonfile.decoded(document)["_id"]
 
 
 def _key(value: Any) -> bytes:
@@ -173,4 +176,4 @@ def _key(value: Any) -> bytes:
 
 
 def _digest(document: bytes) -> str:
-    return digest(bson.decode(document, codec_options=CODEC))
+    return digest(bsonfile.decoded(document))

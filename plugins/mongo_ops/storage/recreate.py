@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
@@ -30,7 +31,7 @@ def create(db: Database[Document], snapshot: Snapshot, target: str) -> bool:
     if renamed:
         db.drop_collection(name)
     made = _done(db, {"create": name, **options})
-    indexes = [_specification(index) for index in snapshot.indexes if _is_ours(index)]
+    indexes = [_specification(index, options) for index in snapshot.indexes if _is_ours(index)]
     if indexes and not as_view:
         _done(db, {"createIndexes": name, "indexes": indexes})
     if renamed:
@@ -55,5 +56,7 @@ def _is_ours(index: Any) -> bool:
     return list(index["key"].items()) != [("_id", 1)]
 
 
-def _specification(index: Any) -> dict[str, Any]:
-    return {name: value for name, value in index.items() if name != "ns"}
+def _specification(index: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what createIndexes wants. An index without the collection's collation must say so, or it would inherit it."""
+    simple = {"collation": {"locale": "simple"}} if "collation" in options else {}
+    return {**simple, **{name: value for name, value in index.items() if name != "ns"}}

@@ -89,6 +89,8 @@ def _refuse_target(db: Database[Document], snapshot: Snapshot, target: str, mode
     info = next(iter(db.list_collections(filter={"name": target})), None)
     kind: str | None = None if info is None else info["type"]
     if snapshot.kind == "view" and target == snapshot.collection:
+        if mode == "merge_fields":
+            raise RestoreRefusedError(f"{target} is a view; its fields belong to the collection behind it.")
         if kind not in (None, "view"):
             raise RestoreRefusedError(f"{target} was a view and is a {kind} now. Rename it, then run again.")
         return kind

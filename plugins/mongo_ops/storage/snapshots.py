@@ -135,7 +135,7 @@ def verify(place: Folder) -> Snapshot:
         raise _corrupt(path, "is gone")
     with reading(path) as source:
         try:
-            count, content = set_digest(bson.decode(raw, codec_options=CODEC) for raw in bsonfile.documents(source))
+            count, content = set_digest(map(bsonfile.decoded, bsonfile.documents(source)))
         except (BSONError, ValueError, OverflowError, RecursionError):
             raise _corrupt(path, "is cut off or damaged") from None
     if (source.bytes, source.sha256) != (snapshot.bytes, snapshot.sha256):

@@ -135,8 +135,7 @@ def differing(
     collection: Collection[Document], documents: list[Document], session: ClientSession | None
 ) -> list[Document]:
     """Return the documents that the collection holds under the same ``_id`` with other content."""
-    there = _there(collection, documents, session)
-    return [one for one in documents if _key(one) in there and canonical(there[_key(one)]) != canonical(one)]
+    return _meet(collection, documents, session)[1]
 
 
 def not_yet_in(
@@ -147,20 +146,24 @@ def not_yet_in(
     Raises:
         OperationError: it holds some with other content, or a document has lost its ``_id``.
     """
+    missing, different = _meet(collection, documents, session)
+    refuse(other_content(collection.name, len(different)) if different else None)
+    return missing
+
+
+def _meet(
+    collection: Collection[Document], documents: list[Document], session: ClientSession | None
+) -> tuple[list[Document], list[Document]]:
+    """Return the documents that the collection lacks, and those it holds with other content."""
     if any("_id" not in one for one in documents):
         raise OperationError(f"The pipeline takes the _id away, which documents of {collection.name} need.")
-    different = differing(collection, documents, session)
-    refuse(other_content(collection.name, len(different)) if different else None)
-    there = _there(collection, documents, session)
-    return [one for one in documents if _key(one) not in there]
-
-
-def _there(
-    collection: Collection[Document], documents: list[Document], session: ClientSession | None
-) -> dict[str, Document]:
-    ids = [one["_id"] for one in documents if "_id" in one]
-    return {_key(one): one for one in collection.find({"_id": {"$in": ids}}, session=session)}
+    held = collection.find({"_id": {"$in": [one["_id"] for one in documents]}}, session=session)
+    there = {_key(one): canonical(one) for one in held}
+    if not there:
+        return documents, []
+    missing = [one for one in documents if _key(one) not in there]
+    return missing, [one for one in documents if there.get(_key(one)) not in (None, canonical(one))]
 
 
 def _key(document: Document) -> str:
-    return canonical({"_id": document["_id"]}) if "_id" in document else ""
+    return canonical({"_id": document["_id"]})

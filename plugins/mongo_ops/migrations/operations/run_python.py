@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mongo_ops.migrations.operations.base import Bench, Mode, Operation, OperationError, Preview, apply_update
 from mongo_ops.migrations.operations.estimate import DOCUMENTS_PER_SECOND
@@ -57,6 +57,14 @@ class BoundCollection:
 
     def __init__(self, context: PythonContext, name: str) -> None:
         self._context, self._name = context, name
+
+    def __call__(self, *_args: Any, **_named: Any) -> NoReturn:
+        """Explain what ``ctx.db.command(...)`` and the like run into.
+
+        Raises:
+            OperationError: always.
+        """
+        raise OperationError(f"ctx.db has collections only, no {self._name}(); use an operation made for it.")
 
     def __getattr__(self, name: str) -> Any:
         plain = getattr(self._context._plain[self._name], name)  # noqa: SLF001 - context and collection are one thing
