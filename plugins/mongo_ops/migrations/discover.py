@@ -7,16 +7,20 @@ helper modules relatively (``from ._shapes import EMAIL``) and never collide wit
 from __future__ import annotations
 
 import ast
+import atexit
 import hashlib
 import importlib.util
 import re
+import shutil
 import sys
+import tempfile
 import types
+from dataclasses import replace
 from pathlib import Path
 
 from mongo_ops.errors import PlanError
-from mongo_ops.migrations.model import Migration, MigrationFile
-from mongo_ops.migrations.source import checksum
+from mongo_ops.migrations.model import Migration, MigrationFile, Record
+from mongo_ops.migrations.source import checksum, helpers
 
 NAME = re.compile(r"^\d{3,}_[a-z0-9]+(?:_[a-z0-9]+)*$")
 
@@ -75,21 +79,22 @@ def load(path: Path, folder: Path) -> MigrationFile:
     migration = getattr(module, "migration", None)
     if not isinstance(migration, Migration):
         raise MigrationFileError(path, "must define `migration = Migration(operations=[...])`.")
-    return MigrationFile(path.stem, path, docstring, source, checksum(path, folder), migration)
+    local_modules = helpers(path, folder)
+    return MigrationFile(path.stem, path, docstring, source, checksum(source, local_modules), migration, local_modules)
 
 
-def load_source(name: str, source: str, recorded_checksum: str) -> MigrationFile:
-    """Load a migration from the source kept in the database, for a rollback whose file is gone.
+def load_source(record: Record) -> MigrationFile:
+    """Load a migration from the sources kept in the database, for a rollback whose file is gone.
 
-    Raises:
-        MigrationFileError: it imports local helper modules, which are not kept.
+    They are written to a temporary folder that lives as long as the process: digests of functions read their source again.
     """
-    path = Path(f"{name}.py")
-    if any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in ast.walk(ast.parse(source))):
-        raise MigrationFileError(path, "is gone and imports local helper modules; bring the file back to roll it back.")
-    module = types.ModuleType(f"mongo_ops_recorded_{name}")
-    exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - it ran before, from the same text
-    return MigrationFile(name, path, ast.get_docstring(ast.parse(source)) or "", source, recorded_checksum, module.migration)
+    folder = Path(tempfile.mkdtemp(prefix="mongo-ops-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, source in {f"{record.name}.py": record.source, **record.helpers}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+    return replace(load(folder / f"{record.name}.py", folder), checksum=record.checksum)
 
 
 def _import(path: Path, folder: Path) -> types.ModuleType:

@@ -62,7 +62,7 @@ class Survey:
         record = self.record(name)
         if record is None:
             raise planner.UnknownVersionError(f"There is no migration {name}.")
-        return load_source(name, record.source, record.checksum)
+        return load_source(record)
 
 
 def survey(target: Target, folder: Path) -> Survey:

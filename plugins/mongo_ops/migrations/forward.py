@@ -6,7 +6,7 @@ A migration whose operations all fit into a transaction commits wholly with its 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mongo_ops.migrations import history
 from mongo_ops.migrations.faults import MigrationRefusedError
@@ -57,9 +57,14 @@ class Forward(Passage):
     def _write_start(self, session: ClientSession) -> None:
         if self.record is not None and self.record.state is State.RUNNING:
             self.event(session, "interrupted", found_by_attempt=self.attempt)
-        self.state(session, State.RUNNING, checksum=self.file.checksum, source=self.file.source,
+        self.state(session, State.RUNNING, **self._program(),
                    tags=list(self.file.migration.tags), error=None)  # fmt: skip
         self.event(session, "started", operations=brief(self.operations))
+
+    def _program(self) -> dict[str, Any]:
+        """Return what the record keeps of the file, so that it can be rolled back when the file is gone."""
+        helpers = [{"path": path, "source": source} for path, source in self.file.helpers.items()]
+        return {"checksum": self.file.checksum, "source": self.file.source, "helpers": helpers}
 
     def _require(self) -> None:
         for condition in self.file.migration.requires:
@@ -112,7 +117,7 @@ class Forward(Passage):
     def _finish(self, session: ClientSession, counts: Counts) -> None:
         order = history.next_order(self.db, session)
         seconds = round(time.monotonic() - self.began, 3)
-        self.state(session, State.APPLIED, checksum=self.file.checksum, source=self.file.source, order=order,
+        self.state(session, State.APPLIED, **self._program(), order=order,
                    seconds=seconds, error=None)  # fmt: skip
         self.db[history.MIGRATIONS].update_one({"_id": self.file.name}, [{"$set": {"applied_at": "$$NOW"}}], session=session)
         self.event(session, "applied", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))

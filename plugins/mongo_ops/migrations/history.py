@@ -30,7 +30,7 @@ class Actor:
     """Who acts: a user name and where it comes from (``airflow`` or ``os``)."""
 
     name: str
-    kind: str
+    kind: Literal["airflow", "os", "system"]
 
 
 @dataclass(frozen=True)
@@ -126,4 +126,5 @@ def _record(document: Mapping[str, Any]) -> Record:
         applied_at=document.get("applied_at"),
         baseline=bool(document.get("baseline", False)),
         source=document.get("source", ""),
+        helpers={helper["path"]: helper["source"] for helper in document.get("helpers", ())},
     )

@@ -61,7 +61,8 @@ class Migration:
 class MigrationFile:
     """A migration found on disk.
 
-    ``name`` is the file's stem (``003_add_status``), ``version`` its number (``003``), ``title`` the docstring's first line.
+    ``name`` is the file's stem (``003_add_status``), ``version`` its number (``003``), ``title`` the docstring's first line;
+    ``helpers`` are the sources of the local modules it imports, by their path in the folder.
     """
 
     name: str
@@ -70,6 +71,7 @@ class MigrationFile:
     source: str
     checksum: str
     migration: Migration
+    helpers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
@@ -143,6 +145,7 @@ class Record:
     applied_at: datetime | None = None
     baseline: bool = False
     source: str = ""
+    helpers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str:

@@ -47,7 +47,8 @@ class Reverse(Passage):
             if self.operations[index]["state"] == "running":  # its transaction never committed
                 return Counts()
             return self.commit(lambda session: self._in_transaction(operation, index, session))
-        self.keep(operation.destroys(), index)
+        if not self.operations[index]["found"].get("existed"):  # what was there before it is left there
+            self.keep(operation.destroys(), index)
         if operation.mode is Mode.IDEMPOTENT:
             self.run.lease.check()
         counts = operation.reverse(self.bench(index, None))

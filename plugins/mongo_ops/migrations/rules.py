@@ -15,8 +15,8 @@ CREDENTIAL = re.compile(r"mongodb(?:\+srv)?://[^\s/@:]+:[^\s/@]+@|AKIA[0-9A-Z]{1
 FORBIDDEN_IMPORTS = frozenset({"airflow", "pymongo", "motor", "os", "subprocess", "socket", "requests"})
 BULK_WRITES = frozenset({"update_many", "delete_many", "insert_many", "bulk_write"})
 PERSONAL_WORDS = re.compile(
-    r"(^|_)(e_?mail|phone|mobile|first_?name|last_?name|full_?name|display_?name|address|street|birth\w*|ip(_address)?|ssn|iban|"
-    r"passport|location|device_id|user_?agent)($|_)"
+    r"(^|_)(e_?mail|phone|mobile|(first|last|full|display|given|family|sur|user)_?name|address|street|birth\w*|ip(_address)?|ssn|iban|"
+    r"passport|location|device_id|user_?agent|company|composer|prompt)($|_)"
 )
 
 

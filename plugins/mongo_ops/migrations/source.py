@@ -7,7 +7,7 @@ import functools
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ def local_imports(source: str, folder: Path, here: Path) -> Iterator[Path]:
                 yield from (path for path in candidates if path.is_file() and path.is_relative_to(folder))
 
 
-def checksum(path: Path, folder: Path) -> str:
-    """Return the SHA-256 (hex) of a migration's program and of every local module it imports, directly or not."""
+def helpers(path: Path, folder: Path) -> dict[str, str]:
+    """Return the source of every local module that a migration imports, directly or not, by its path in the folder."""
     seen: dict[Path, str] = {}
     todo = [path]
     while todo:
@@ -76,7 +76,12 @@ def checksum(path: Path, folder: Path) -> str:
         if current in seen:
             continue
         source = current.read_text(encoding="utf-8")
-        seen[current] = normal_form(source)
+        seen[current] = source
         todo.extend(local_imports(source, folder, current))
-    helpers = sorted((str(found.relative_to(folder)), text) for found, text in seen.items() if found != path)
-    return hashlib.sha256(repr((seen[path], helpers)).encode()).hexdigest()
+    return {str(found.relative_to(folder)): text for found, text in sorted(seen.items()) if found != path}
+
+
+def checksum(source: str, local_modules: Mapping[str, str]) -> str:
+    """Return the SHA-256 (hex) of a migration's program and of the local modules it imports; comments do not count."""
+    parts = sorted((name, normal_form(text)) for name, text in local_modules.items())
+    return hashlib.sha256(repr((normal_form(source), parts)).encode()).hexdigest()

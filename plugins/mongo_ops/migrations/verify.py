@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mongo_ops.audit.log import AUDIT_LOG, INDEX
 from mongo_ops.migrations.expected import Shape, expected
 from mongo_ops.migrations.model import MigrationFile, Record
 from mongo_ops.migrations.operations import catalogue
@@ -42,7 +43,8 @@ def extras(db: Database[Document], files: Sequence[MigrationFile], records: Sequ
     for name, shape in sorted(expected(files, records).items()):
         if shape.created:
             there = (index.name for index in catalogue.indexes(db, name))
-            strange = [index for index in there if index not in shape.indexes and index != "_id_"]
+            ours = {"_id_", *((INDEX,) if name == AUDIT_LOG else ())}
+            strange = [index for index in there if index not in shape.indexes and index not in ours]
             found += [Drift("extra", f"the index {index} of {name}") for index in strange]
     return tuple(found)
 

@@ -58,7 +58,7 @@ class Source:
         parts, wanted = [], size
         while wanted > 0:
             with telling(self._path):
-                part: bytes = self._handle.read(wanted)
+                part: bytes = self._handle.read(min(wanted, CHUNK))  # a buffer of that size is made
             if not part:
                 break
             parts.append(part)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 BY_ID = {"_id": 1}
+BATCH_COUNT = 250  # the driver keeps several copies of a batch; the digests take longer than the round trip
 _SEGMENT = re.compile(r"(?!\.{1,2}\Z)[\w.+=:@-]+\Z")
 _UNHINTED = ('"$text"', '"$near"', '"$nearSphere"', '"$geoNear"')
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def _cursor(
         return iter(())
     reader = collection.with_options(read_concern=ReadConcern("majority"))
     fields = None if paths is None else {"_id": 1, **dict.fromkeys(paths, 1)}
-    cursor = reader.find_raw_batches(dict(where), fields)
+    cursor = reader.find_raw_batches(dict(where), fields, batch_size=BATCH_COUNT)
     if source.kind == "collection" and not source.options.get("capped"):  # capped: the natural order is what counts
         if not any(word in canonical(where) for word in _UNHINTED):
             cursor = cursor.hint(BY_ID)
