@@ -5,6 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
+# The machine's own certificates count too: pip and uv bring theirs, which know no company's proxy.
+certificates=/etc/ssl/certs/ca-certificates.crt
+if [ -e "$certificates" ]; then
+    export SSL_CERT_FILE=${SSL_CERT_FILE:-$certificates}
+    export PIP_CERT=${PIP_CERT:-$SSL_CERT_FILE}
+fi
+
 stamp=.venv/.setup
 lock=requirements-dev.txt
 
@@ -65,8 +72,9 @@ install_lock() {
     fi
     say "installing $(grep -c '^[a-z0-9].*==' "$lock") locked packages"
     export UV_LINK_MODE=${UV_LINK_MODE:-copy} VIRTUAL_ENV=$PWD/.venv
-    "$uv" pip sync --quiet --require-hashes --compile-bytecode "$lock"
-    "$uv" pip install --quiet --no-deps --no-build-isolation --editable .
+    "$uv" pip sync --quiet --require-hashes --compile-bytecode "$lock" &&
+        "$uv" pip install --quiet --no-deps --no-build-isolation --editable . ||
+        fail "the locked packages could not be installed (see above); run it again to go on"
 }
 
 check_mongod() {  # the embedded server needs libcurl, which a bare machine lacks

@@ -746,6 +746,20 @@ class TestKilledBuild:
             db.tracks.find().hint("title_1").explain()["queryPlanner"]["winningPlan"]["inputStage"]["stage"] == "IXSCAN"
         )
 
+    def test_undoing_the_drop_of_an_index_waits_for_a_killed_rebuild(self, db, held_build):
+        let_go = held_build(signal.SIGKILL)
+        operation = DropIndex("tracks", "title_1")
+        spec = {"v": 2, "key": {"title": 1}, "name": "title_1"}
+        rebuilt = threading.Thread(target=lambda: undo(db, operation, {"index": catalogue.note(spec)}))
+        rebuilt.start()
+        time.sleep(0.3)
+        assert rebuilt.is_alive()
+
+        let_go()
+        rebuilt.join(20)
+
+        assert operation.is_undone(db) is True
+
     def test_undoing_aborts_it(self, db, held_build):
         let_go = held_build(signal.SIGKILL)
         operation = CreateIndex("tracks", [("title", 1)])

@@ -9,7 +9,7 @@ import sys
 import time
 import tracemalloc
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,7 @@ def test_a_snapshot_is_mongodump_bson_and_a_manifest(db, tracks, folder):
     assert taken.bytes == (place / "tracks.bson").stat().st_size
     assert (taken.database, taken.collection, taken.kind) == (db.name, "tracks", "collection")
     assert (taken.run_id, taken.migration, taken.where_digest) == ("manual__1", "001", digest({}))
+    assert abs(taken.created_at - datetime.now(UTC)) < timedelta(seconds=30)
     assert storage.verify(folder / "run" / "001") == taken
     assert json.loads((place / "manifest.json").read_text())["version"] == 1
 

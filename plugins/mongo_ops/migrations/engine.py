@@ -15,7 +15,7 @@ from mongo_ops.migrations import plan as planner
 from mongo_ops.migrations.discover import discover, load_source
 from mongo_ops.migrations.history import Occasion
 from mongo_ops.migrations.losses import Losses
-from mongo_ops.migrations.model import MigrationFile, Outcome, Record, State
+from mongo_ops.migrations.model import UNRESOLVED, MigrationFile, Outcome, Record, State
 from mongo_ops.migrations.plan import Plan, PlanStep
 from mongo_ops.migrations.run import Run
 from mongo_ops.mongo.batches import Reporter, log_progress
@@ -64,6 +64,12 @@ class Survey:
             raise planner.UnknownVersionError(f"There is no migration {name}.")
         return load_source(record)
 
+    def as_it_ran(self, name: str) -> MigrationFile:
+        """Return what is to be undone: the file, or its recorded source when it was edited after it stopped half-way."""
+        record, file = self.record(name), self.file(name)
+        edited = record is not None and record.state in UNRESOLVED and record.checksum != file.checksum
+        return load_source(record) if record is not None and edited else file
+
 
 def survey(target: Target, folder: Path) -> Survey:
     """Read the folder ``migrations`` below ``folder`` and the database's records. Writes nothing."""
@@ -93,10 +99,7 @@ def plan_reverse(target: Target, facts: Survey, version: str | None, *, failed_o
         PlanError: an unknown version, an irreversible migration, drift; see :func:`~mongo_ops.migrations.plan.rollback_path`.
     """
     path = planner.rollback_path(facts.files, facts.records, version, failed_only=failed_only)
-    steps = tuple(
-        PlanStep(r.name, r.checksum, tuple(f"undo: {op.describe()}" for op in reversed(facts.file(r.name).migration.operations)))
-        for r in path
-    )
+    steps = tuple(_undo_step(facts.as_it_ran(record.name)) for record in path)
     return Plan(target.environment.name, target.database, "reverse", steps)
 
 
@@ -165,6 +168,13 @@ def _step(file: MigrationFile, record: Record | None) -> PlanStep:
     return PlanStep(file.name, file.checksum, tuple(op.describe() for op in file.migration.operations), resumes)
 
 
+def _undo_step(file: MigrationFile) -> PlanStep:
+    reason = file.migration.why_irreversible()
+    if reason is not None:  # of a file that is gone, which the planner could not look into
+        raise planner.IrreversibleError(file.name, reason)
+    return PlanStep(file.name, file.checksum, tuple(f"undo: {op.describe()}" for op in reversed(file.migration.operations)))
+
+
 def apply_all(run: Run, facts: Survey, names: Sequence[str]) -> Iterator[Outcome]:
     """Apply migrations in the given order, yielding each outcome as it lands."""
     for name in names:
@@ -174,7 +184,7 @@ def apply_all(run: Run, facts: Survey, names: Sequence[str]) -> Iterator[Outcome
 def revert_all(run: Run, facts: Survey, names: Sequence[str]) -> Iterator[Outcome]:
     """Undo migrations in the given order, yielding each outcome as it lands."""
     for name in names:
-        yield run.revert(facts.file(name))
+        yield run.revert(facts.as_it_ran(name))
 
 
 def insist_on_step(approved: Plan, facts: Survey, name: str) -> None:

@@ -6,17 +6,22 @@ A migration whose operations all fit into a transaction commits wholly with its 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mongo_ops.migrations import history
+from mongo_ops.migrations.conditions import CollectionExists, Condition, IndexExists
 from mongo_ops.migrations.faults import MigrationRefusedError
 from mongo_ops.migrations.model import UNRESOLVED, State
 from mongo_ops.migrations.operations.base import Mode
 from mongo_ops.migrations.passage import Passage, brief
-from mongo_ops.mongo.batches import Counts
+from mongo_ops.mongo.batches import CHECKPOINTS, Counts, step_changed
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
+
+    from mongo_ops.migrations.model import OperationRecord
+    from mongo_ops.mongo.documents import Document
 
 
 class Forward(Passage):
@@ -36,6 +41,16 @@ class Forward(Passage):
         self.commit(lambda session: self._finish(session, counts))
         return counts
 
+    def admit(self) -> None:
+        """Refuse an edit of the operation that is half done: neither going on nor going back would fit its other half."""
+        if self.record is None or self.record.state not in UNRESOLVED:
+            return
+        for index, (old, new) in enumerate(zip(self.record.operations, self.file.migration.operations, strict=False)):
+            if old.state == "running" and old.digest != new.digest():
+                point = self.db[CHECKPOINTS].find_one({"_id": f"{self.base}/forward/{index}", "done": {"$gt": 0}})
+                if point is not None and point["digest"] != new.digest():
+                    raise step_changed(point["_id"], point["done"])
+
     def _begin(self) -> range:
         """Record the start; return the indexes of the operations that are still to do."""
         migration, record = self.file.migration, self.record
@@ -43,9 +58,8 @@ class Forward(Passage):
         self.operations = history.fresh_operations(self.file)
         done = 0
         if record is not None and not fresh:
-            kept = [op for op in history.operation_documents(record.operations) if op["state"] in ("done", "running")]
-            done = sum(op["state"] == "done" for op in kept)
-            self.operations[: len(kept)] = [{**old, "digest": new["digest"]} for old, new in zip(kept, self.operations, strict=False)]
+            done = sum(op.state == "done" for op in record.operations)
+            self.operations = [self._resumed(i, new, record.operations) for i, new in enumerate(self.operations)]
         else:
             self.application += 1
             self._require()
@@ -54,14 +68,25 @@ class Forward(Passage):
             self.commit(self._write_start)
         return range(done, len(migration.operations))
 
+    def _resumed(self, index: int, new: Document, before: Sequence[OperationRecord]) -> Document:
+        """Return the operation's record to go on with: what was noted before, unless another operation took its place."""
+        if index >= len(before) or before[index].state not in ("done", "running"):
+            return new
+        old = history.operation_documents(before[index : index + 1])[0]
+        if old["digest"] == new["digest"]:
+            return old
+        steps = {"_id": {"$gt": f"{self.base}/forward/{index}/", "$lt": f"{self.base}/forward/{index}0"}}
+        begun = old["kind"] == new["kind"] and self.db[CHECKPOINTS].find_one(steps) is not None
+        return {**old, "digest": new["digest"]} if begun else new
+
     def _write_start(self, session: ClientSession) -> None:
         if self.record is not None and self.record.state is State.RUNNING:
             self.event(session, "interrupted", found_by_attempt=self.attempt)
-        self.state(session, State.RUNNING, **self._program(),
+        self.state(session, State.RUNNING, **self.program(),
                    tags=list(self.file.migration.tags), error=None)  # fmt: skip
         self.event(session, "started", operations=brief(self.operations))
 
-    def _program(self) -> dict[str, Any]:
+    def program(self) -> dict[str, Any]:
         """Return what the record keeps of the file, so that it can be rolled back when the file is gone."""
         helpers = [{"path": path, "source": source} for path, source in self.file.helpers.items()]
         return {"checksum": self.file.checksum, "source": self.file.source, "helpers": helpers}
@@ -72,11 +97,22 @@ class Forward(Passage):
             if problem:
                 raise MigrationRefusedError(f"{self.file.name} must not start: {problem}.")
 
-    def _ensure(self) -> None:
+    def _ensure(self, session: ClientSession | None = None) -> None:
         for condition in self.file.migration.ensures:
-            problem = condition.violation(self.db)
+            problem = self._violation(condition, session)
             if problem:
                 raise MigrationRefusedError(f"{self.file.name} ran, but {problem}.")
+
+    def _violation(self, condition: Condition, session: ClientSession | None) -> str | None:
+        """Check a condition; inside the session's transaction what is not committed yet counts."""
+        if session is None:
+            return condition.violation(self.db)
+        if isinstance(condition, CollectionExists | IndexExists):  # no transaction can read the catalogue
+            name = condition.collection
+            made_here = isinstance(condition, CollectionExists) and self.db[name].find_one({}, {"_id": 1}, session=session)
+            return None if made_here else condition.violation(self.db)
+        with session.bind(end_session=False):
+            return condition.violation(self.db)
 
     def _observe(self, index: int) -> None:
         """Note what the next operation finds, once, before it first runs."""
@@ -87,6 +123,9 @@ class Forward(Passage):
     def _one(self, index: int) -> Counts:
         operation = self.file.migration.operations[index]
         started = time.monotonic()
+        if self.operations[index]["state"] == "pending":  # not noted by the operation before
+            self._observe(index)
+            self.commit(lambda session: self.state(session, State.RUNNING))
         if operation.mode is Mode.TRANSACTION:
             return self.commit(lambda session: self._in_transaction(index, session))
         self.keep(operation.forward_destroys(), index)
@@ -108,16 +147,18 @@ class Forward(Passage):
         self._write_start(session)
         counts = Counts()
         for index in range(len(self.operations)):
+            self.at = index
             self.operations[index]["found"] = dict(self.file.migration.operations[index].observe(self.db))
             counts += self._in_transaction(index, session)
-        self._ensure()
+        self.at = None
+        self._ensure(session)
         self._finish(session, counts)
         return counts
 
     def _finish(self, session: ClientSession, counts: Counts) -> None:
         order = history.next_order(self.db, session)
         seconds = round(time.monotonic() - self.began, 3)
-        self.state(session, State.APPLIED, **self._program(), order=order,
+        self.state(session, State.APPLIED, **self.program(), order=order,
                    seconds=seconds, error=None)  # fmt: skip
         self.db[history.MIGRATIONS].update_one({"_id": self.file.name}, [{"$set": {"applied_at": "$$NOW"}}], session=session)
         self.event(session, "applied", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))

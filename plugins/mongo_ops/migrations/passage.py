@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import pymongo
 from pymongo.errors import PyMongoError
 
 from mongo_ops import audit
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.documents import Document
 
 T = TypeVar("T")
+RECORD_SECONDS = 15.0
 log = logging.getLogger(__name__)
 AUDITED = {"applied": "done", "rolled_back": "done", "failed": "failed", "interrupted": "interrupted"}
 
@@ -43,6 +45,7 @@ class Passage(ABC):
         self.operations: list[Document] = []
         self.record = record
         self.application = record.application if record else 0
+        self.at: int | None = None  # the operation of a migration in one transaction, for error texts
         self.attempt = record.attempt + 1 if record else 1
         self.began = time.monotonic()
 
@@ -53,6 +56,7 @@ class Passage(ABC):
 
     def carry_out(self) -> Outcome:
         """Work; whatever happens, leave a state that the next run understands."""
+        self.admit()
         try:
             counts = self.work()
         except LeaseLostError:
@@ -71,13 +75,20 @@ class Passage(ABC):
             raise fault from None
         return Outcome(self.file.name, self.direction, counts.as_dict(), time.monotonic() - self.began)
 
+    def admit(self) -> None:  # noqa: B027 - going back has nothing to refuse
+        """Raise when this must not even begin; the record then stays as it is."""
+
     @abstractmethod
     def work(self) -> Counts:
         """Do it all and return what was done in this run."""
 
+    def program(self) -> dict[str, Any]:
+        """Return what the record keeps of the file; nothing new when going back."""
+        return {}
+
     def where(self) -> str:
         """Name the operation that is running, for error texts."""
-        at = next((i for i, o in enumerate(self.operations) if o["state"] == "running"), None)
+        at = next((i for i, o in enumerate(self.operations) if o["state"] == "running"), self.at)
         if at is None:
             return self.file.name
         return f"{self.file.name}, operation {at + 1} of {len(self.operations)} ({self.operations[at]['kind']})"
@@ -100,11 +111,12 @@ class Passage(ABC):
         """Record that it stopped; when even that is impossible the next run finds it running and knows."""
 
         def write(session: ClientSession) -> None:
-            self.state(session, state, error=error)
+            self.state(session, state, error=error, **self.program())
             self.event(session, state.value, error=error, operations=brief(self.operations))
 
         try:
-            self.run.lease.transaction(write)
+            with pymongo.timeout(RECORD_SECONDS):
+                self.run.lease.transaction(write)
         except (PyMongoError, MongoOpsError) as failure:  # the first error is the one to report
             log.warning("%s: its state could not be recorded (%s).", self.file.name, type(failure).__name__)
 

@@ -22,7 +22,7 @@ class Reverse(Passage):
     direction, running = "reverse", State.ROLLING_BACK
 
     def work(self) -> Counts:
-        """Undo what is done, record it as rolled back, then drop the before-images."""
+        """Undo what is done, drop the before-images, record it as rolled back."""
         if self.record is None:
             raise MigrationRefusedError(f"{self.file.name} has no record to roll back.")
         self.operations = history.operation_documents(self.record.operations)
@@ -31,9 +31,10 @@ class Reverse(Passage):
         counts = Counts()
         for index in todo:
             counts += self._one(index)
-        self.commit(lambda session: self._finish(session, counts))
-        for index in range(len(self.operations)):
+        for index in range(len(self.operations)):  # of no use any more; a kill later on would leave them behind
+            self.run.lease.check()
             self.bench(index, None).images.drop()
+        self.commit(lambda session: self._finish(session, counts))
         return counts
 
     def _write_start(self, session: ClientSession) -> None:

@@ -41,6 +41,14 @@ class StepChangedError(PlanError):
     """A half-done step was edited, so its checkpoint says nothing about the new one."""
 
 
+def step_changed(step_id: str, done: int) -> StepChangedError:
+    """Return the error that says how to go on after an edit of a half-done step."""
+    return StepChangedError(
+        f"{step_id} stopped after {done:,} documents and was edited since. Undo its done part with "
+        "`mongo-ops rollback --failed`, or restore the file as it was and run again."
+    )
+
+
 class NotWalkableError(PlanError):
     """The collection has no ``_id`` index to walk (a view or a time-series collection)."""
 
@@ -154,13 +162,11 @@ class Batches:
         found = self._db[CHECKPOINTS].find_one({"_id": step.id})
         if found is not None:
             if found["digest"] != step.digest and not found["done"]:
-                self._db[CHECKPOINTS].delete_one({"_id": step.id, "done": 0})
+                nothing_done = {"_id": step.id, "done": 0}
+                self._lease.transaction(lambda session: self._db[CHECKPOINTS].delete_one(nothing_done, session=session))
                 return self._begin(step, end)
             if found["digest"] != step.digest:
-                raise StepChangedError(
-                    f"{step.id} stopped after {found['done']:,} documents and was edited since. Undo its done part with "
-                    "`mongo-ops rollback --failed`, or restore the file as it was and run again."
-                )
+                raise step_changed(step.id, found["done"])
             log.info("%s resumes after %s documents.", step.id, f"{found['done']:,}")
             return found
         return self._begin(step, end)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LEASES = "ops_leases"
 TTL_SECONDS = 60.0
+RELEASE_SECONDS = 10.0
 NEVER_HELD = datetime(1970, 1, 1, tzinfo=UTC)
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,11 @@ class Lease:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.let_go()
-        self.release()
+        try:
+            with pymongo.timeout(RELEASE_SECONDS):
+                self.release()
+        except PyMongoError as failure:  # it lapses by itself; the error that ended the work is the one to report
+            log.warning("Lease on %s was not released (%s); it lapses by itself.", self.resource, type(failure).__name__)
 
     def let_go(self) -> None:
         """Stop renewing but leave the lease to the run's next process (a later task of the same Airflow run)."""

@@ -112,7 +112,7 @@ def take(
         content_digest=content,
         options=source.options if options else None,
         indexes=source.indexes if options else (),
-        created_at=db.client.admin.command("hello")["localTime"],
+        created_at=db.client.admin.command("hello", codec_options=CODEC)["localTime"],
         run_id=run_id,
         migration=migration,
     )

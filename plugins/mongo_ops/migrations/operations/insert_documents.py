@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mongo_ops.migrations.operations.base import Bench, Fault, Loss, Mode, Operation, OperationError, Preview
+from mongo_ops.migrations.operations.before_images import chunks
 from mongo_ops.migrations.operations.estimate import DOCUMENTS_PER_SECOND
 from mongo_ops.mongo.documents import Document, canonical
 
@@ -72,9 +73,9 @@ class InsertDocuments(Operation):
         if seen.different and not self.upsert:
             raise OperationError(self._refusal(len(seen.different)))
         images: list[Document] = []
-        for given in seen.new:
-            made = at.db[self.collection].insert_one(given, session=at.session)
-            images.append({"_id": made.inserted_id, "had": False})
+        if seen.new:
+            made = at.db[self.collection].insert_many(seen.new, session=at.session)
+            images += [{"_id": key, "had": False} for key in made.inserted_ids]
         for given, stored in seen.different:
             itself = {"_id": stored["_id"]}
             at.db[self.collection].replace_one(itself, {**given, **itself}, session=at.session)
@@ -142,17 +143,43 @@ class InsertDocuments(Operation):
 
     def _compare(self, db: Database[Document], session: ClientSession | None) -> _Comparison:
         new, different, equal = [], [], 0
-        for given in map(dict, self.documents):
-            by_key = {name: {"$eq": value} for name, value in self._by_key(given).items()}
-            found = list(db[self.collection].find(by_key, session=session).limit(2))
-            if len(found) > 1:
-                raise OperationError(
-                    f"{self.collection} has a key ({', '.join(self.key)}) several times; it identifies nothing."
-                )
-            if not found:
-                new.append(given)
-            elif canonical({**given, "_id": found[0]["_id"]}) == canonical(found[0]):
-                equal += 1
-            else:
-                different.append((given, found[0]))
+        for part in chunks(map(dict, self.documents)):
+            stored = self._stored(db, part, session)
+            for given in part:
+                found = stored[canonical(self._by_key(given))]
+                if len(found) > 1:
+                    raise OperationError(
+                        f"{self.collection} has a key ({', '.join(self.key)}) several times; it identifies nothing."
+                    )
+                if not found:
+                    new.append(given)
+                elif canonical({**given, "_id": found[0]["_id"]}) == canonical(found[0]):
+                    equal += 1
+                else:
+                    different.append((given, found[0]))
         return _Comparison(tuple(new), equal, tuple(different))
+
+    def _stored(
+        self, db: Database[Document], given: Sequence[Document], session: ClientSession | None
+    ) -> Mapping[str, list[Document]]:
+        """Return what is stored under each document's key, by the key's canonical form, with one query for all.
+
+        The server calls more values equal than the canonical form does (1 and 1.0, a value and an array that holds it).
+        When it finds a document that the form cannot assign, each key is asked for on its own.
+        """
+        stored: dict[str, list[Document]] = {canonical(self._by_key(one)): [] for one in given}
+        several = {"$or": [self._filter(one) for one in given]}
+        if len(self.key) == 1:
+            several = {self.key[0]: {"$in": [one[self.key[0]] for one in given]}}
+        for document in db[self.collection].find(several, session=session):
+            form = canonical({name: document.get(name) for name in self.key})
+            if form not in stored:
+                break
+            stored[form].append(document)
+        else:
+            return stored
+        alone = {canonical(self._by_key(one)): self._filter(one) for one in given}
+        return {form: list(db[self.collection].find(where, session=session).limit(2)) for form, where in alone.items()}
+
+    def _filter(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: {"$eq": value} for name, value in self._by_key(document).items()}
