@@ -38,7 +38,7 @@ def tell_how_to_use(stack: Stack, console: Console) -> None:
         means = "operates, and approves what admin triggered" if role == "op" else "may do everything"
         console.print(f"          {user} / {stack.passwords[user]}   ({means})", highlight=False, markup=False)
     console.print(f"[bold]MongoDB[/bold]   {stack.mongo_uri}", highlight=False)
-    console.print("          one embedded server carries development, staging and production here, as three databases")
+    console.print("          one server, three databases: development, staging, production")
     console.print(f"[bold]Trigger[/bold]   {stack.url}/dags/mongo_migrate, or `make demo`", highlight=False)
     console.print(f"[bold]Logs[/bold]      {stack.run}/logs", highlight=False)
     console.print("[bold]Stop[/bold]      make down\n")
