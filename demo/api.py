@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 FINAL = frozenset({"success", "failed"})
@@ -90,14 +91,16 @@ class Api:
             return False
         return True
 
-    def has_dag(self, dag_id: str) -> bool:
-        """Tell whether Airflow has parsed this DAG."""
+    def has_dag(self, dag_id: str, since: datetime | None = None) -> bool:
+        """Tell whether Airflow has parsed this DAG (``since`` then, when what an earlier start left does not count)."""
         try:
-            return not self.call("GET", f"/dags/{dag_id}")["is_stale"]
+            found = self.call("GET", f"/dags/{dag_id}")
         except ApiError as error:
             if error.status == http.client.NOT_FOUND:
                 return False
             raise
+        parsed = found["last_parsed_time"]
+        return not found["is_stale"] and (since is None or (parsed and datetime.fromisoformat(parsed) > since))
 
     def import_errors(self) -> dict[str, str]:
         """Return the DAG files that do not import, each with its traceback."""

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from demo import processes
@@ -103,6 +104,11 @@ class Stack:
         """Return the environment in which the stack's Airflow runs, without what a caller of `start` added."""
         state = self.state
         return airflow_environment(os.environ, self.run, state.airflow_port, state.mongo_port, self._folder.secrets())
+
+    @property
+    def started_at(self) -> datetime:
+        """When the last start began."""
+        return datetime.fromtimestamp((self.run / "stack.json").stat().st_mtime, UTC)
 
     def variable(self, name: str) -> str | None:
         """Return an environment variable of the running Airflow, whoever started it."""

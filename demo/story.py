@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def tell(stack: Stack, console: Console) -> int:
     with embedded_database(stack) as db:
         api = stack.api
         with console.status(f"Waiting for Airflow to parse {DAG} ..."):
-            await_dag(api)
+            await_dag(api, stack.started_at)
             end_interrupted_runs(api, console)
         reset(db, stack, console)
         follower = Follower(api, db, console)
@@ -78,8 +79,8 @@ def embedded_database(stack: Stack) -> Iterator[Database[Document]]:
         yield client[stack.database("development")]
 
 
-def await_dag(api: Api) -> None:
-    """Wait until Airflow knows the DAG.
+def await_dag(api: Api, since: datetime) -> None:
+    """Wait until Airflow has parsed the DAG as the files are now.
 
     Raises:
         StackError: it does not import, or is not there in time.
@@ -90,7 +91,7 @@ def await_dag(api: Api) -> None:
             raise StackError(
                 "A DAG file does not import:\n" + "\n".join(f"{name}\n{text}" for name, text in errors.items())
             )
-        return api.has_dag(DAG)
+        return api.has_dag(DAG, since)
 
     if not processes.wait_for(known, PARSE_SECONDS, 0.2):
         raise StackError(f"Airflow has not found dags/{DAG}.py in {PARSE_SECONDS:.0f} s; see dag-processor.log.")

@@ -16,7 +16,7 @@ from mongo_ops.migrations.model import MigrationFile
 from mongo_ops.migrations.operations.base import Fault
 
 UNSUPPRESSIBLE = frozenset({"MO001", "MO004", "MO005", "MO112", "MO113"})
-WARNINGS = frozenset({"MO003", "MO113", "MO202", "MO301"})
+WARNINGS = frozenset({"MO003", "MO113", "MO202", "MO206", "MO210", "MO301"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mongo_ops.migrations.model import MigrationFile
@@ -57,21 +57,29 @@ def preview(target: Target, files: Sequence[MigrationFile]) -> tuple[MigrationPr
     """
     there = set(target.db.list_collection_names())
     coming: set[str] = set()
+    touched: set[str] = set()
     found: list[MigrationPreview] = []
     for file in files:
-        operations = tuple(_look(target, op, coming) for op in file.migration.operations)
-        coming |= {name for op in file.migration.operations for name in op.writes() if name not in there}
-        found.append(MigrationPreview(file.name, file.title, file.migration.in_one_transaction, operations))
+        operations: list[OperationPreview] = []
+        for op in file.migration.operations:
+            operations.append(_look(target, op, coming, touched))
+            touched |= set(op.writes())
+        coming |= touched - there
+        found.append(MigrationPreview(file.name, file.title, file.migration.in_one_transaction, tuple(operations)))
     return tuple(found)
 
 
-def _look(target: Target, operation: Operation, coming: set[str]) -> OperationPreview:
+def _look(target: Target, operation: Operation, coming: set[str], touched: set[str]) -> OperationPreview:
     seen = Preview()
-    if not coming & {*operation.writes(), *operation.reads()}:
+    involved = {*operation.writes(), *operation.reads()}
+    if not coming & involved:
         try:
             seen = operation.preview(target.db)
         except WriteRefusedError as refused:
             seen = Preview(matched=None, risk="high", stop=str(refused))
         except OperationError as error:
             seen = Preview(matched=None, risk="high", stop=str(error))
+    if seen.stop and touched & involved:
+        note = f"On the data as it is now it would fail ({seen.stop}); an earlier step of this plan may mend that."
+        seen = replace(seen, stop=None, notes=(*seen.notes, note))
     return OperationPreview(operation.describe(), operation.kind, seen)

@@ -128,7 +128,7 @@ class Backfill(Operation):
     def _way_back(self) -> fields.Update:
         return () if self.revert is None or isinstance(self.revert, str) else self.revert
 
-    def _restoring(self, image: Document) -> Any:
+    def _restoring(self, image: Mapping[str, Any]) -> Any:
         from pymongo import ReplaceOne, UpdateOne  # noqa: PLC0415 - keeps pymongo out of the parse path
 
         itself, before = {"_id": image["_id"]}, image["before"]

@@ -13,20 +13,23 @@ Images hold personal values wherever the documents do: an erasure must visit the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bson.raw_bson import RawBSONDocument
+
 from mongo_ops.migrations.operations.base import apply_update
 from mongo_ops.migrations.operations.fields import is_plain, parents
+from mongo_ops.mongo.documents import CODEC
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
 
     from mongo_ops.migrations.operations.base import Bench
     from mongo_ops.migrations.operations.fields import Filter, Update
     from mongo_ops.mongo.batches import Counts
-    from mongo_ops.mongo.documents import Document
 
 T = TypeVar("T")
 CHUNK = 500
@@ -34,6 +37,11 @@ CHUNK = 500
 
 IDS: Mapping[str, Any] = {"_id": 1}
 """Projection for images that only say which documents were changed."""
+
+
+def raw(collection: Collection[Any]) -> Collection[RawBSONDocument]:
+    """Return the collection so that it reads and writes documents as bytes: nothing in them can change on the way."""
+    return collection.with_options(codec_options=CODEC.with_options(document_class=RawBSONDocument))
 
 
 def of_value(path: str) -> Mapping[str, Any]:
@@ -87,22 +95,23 @@ def change(
     """
     prepare(at)
     write = apply_update(at.db, collection, update)
+    source, images = raw(at.db[collection]), raw(at.images)
 
     def apply(session: ClientSession, selected: Mapping[str, Any]) -> Counts:
-        for some in chunks(at.db[collection].find(selected, image, session=session, hint=[("_id", 1)])):
-            at.images.insert_many(some, session=session)
+        for some in chunks(source.find(selected, image, session=session, hint=[("_id", 1)])):
+            images.insert_many(some, session=session)
         return write(session, selected)
 
     return at.batches(collection, where, apply, digest)
 
 
-def undo(at: Bench, digest: str, act: Callable[[ClientSession, list[Document]], Counts]) -> Counts:
+def undo(at: Bench, digest: str, act: Callable[[ClientSession, Sequence[Mapping[str, Any]]], Counts]) -> Counts:
     """Walk the images in exactly-once batches; ``act`` undoes some of them, then they are forgotten."""
     from mongo_ops.mongo.batches import Counts  # noqa: PLC0415 - keeps pymongo out of the parse path
 
     def apply(session: ClientSession, selected: Mapping[str, Any]) -> Counts:
         done = Counts()
-        for some in chunks(at.images.find(selected, session=session)):
+        for some in chunks(raw(at.images).find(selected, session=session)):
             done += act(session, some)
         at.images.delete_many(selected, session=session)
         return done
@@ -122,7 +131,7 @@ def undo_update(at: Bench, collection: str, where: Filter, update: Update, diges
         unmake: the dotted field whose parents were made for it; they go if they are empty now.
     """
 
-    def act(session: ClientSession, images: list[Document]) -> Counts:
+    def act(session: ClientSession, images: Sequence[Mapping[str, Any]]) -> Counts:
         write = apply_update(at.db, collection, update)
         done = write(session, {"$and": [{"_id": {"$in": [image["_id"] for image in images]}}, dict(where)]})
         for parent in reversed(parents(unmake)):
@@ -137,11 +146,11 @@ def undo_update(at: Bench, collection: str, where: Filter, update: Update, diges
     return undo(at, digest, act)
 
 
-def restore(at: Bench, collection: str, write_for: Callable[[Document], Any], digest: str) -> Counts:
+def restore(at: Bench, collection: str, write_for: Callable[[Mapping[str, Any]], Any], digest: str) -> Counts:
     """Undo by one write per image: ``write_for`` returns pymongo's UpdateOne or ReplaceOne for it."""
     from mongo_ops.mongo.batches import Counts  # noqa: PLC0415 - keeps pymongo out of the parse path
 
-    def act(session: ClientSession, images: list[Document]) -> Counts:
+    def act(session: ClientSession, images: Sequence[Mapping[str, Any]]) -> Counts:
         done = at.db[collection].bulk_write([write_for(image) for image in images], ordered=False, session=session)
         return Counts(matched=done.matched_count, modified=done.modified_count)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -75,7 +75,7 @@ class ConvertField(Operation):
 
         there = fields.has(self.field)
 
-        def write_for(image: Document) -> Any:
+        def write_for(image: Mapping[str, Any]) -> Any:
             return UpdateOne(fields.both({"_id": image["_id"]}, there), {"$set": {self.field: image["value"]}})
 
         return before_images.restore(at, self.collection, write_for, self.digest())

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mongo_ops.migrations.operations import before_images, fields
 from mongo_ops.migrations.operations.base import Bench, Fault, Loss, Mode, Operation, OperationError, Preview
 from mongo_ops.migrations.operations.estimate import estimate, refuse
-from mongo_ops.mongo.documents import Document, canonical
+from mongo_ops.mongo.documents import canonical
 
 if TYPE_CHECKING:
+    from bson.raw_bson import RawBSONDocument
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
     from pymongo.database import Database
 
     from mongo_ops.mongo.batches import Counts
+    from mongo_ops.mongo.documents import Document
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,14 @@ class CopyDocuments(Operation):
         if at.images.find_one() is None:  # later, the target may well have moved on from what was copied
             refuse(self._obstacle(at.db))
 
+        target = before_images.raw(at.db[self.target])
+
         def apply(session: ClientSession, selected: Mapping[str, Any]) -> Counts:
             done = Counts()
             for some in before_images.chunks(self._reshaped(at.db, selected, session)):
-                missing = not_yet_in(at.db[self.target], some, session)
+                missing = not_yet_in(target, some, session)
                 if missing:
-                    at.db[self.target].insert_many(missing, session=session)
+                    target.insert_many(missing, session=session)
                     at.images.insert_many([{"_id": one["_id"]} for one in missing], session=session)
                 done += Counts(matched=len(some) - len(missing), inserted=len(missing))
             return done
@@ -81,7 +85,7 @@ class CopyDocuments(Operation):
         """Delete what was copied."""
         from mongo_ops.mongo.batches import Counts  # noqa: PLC0415 - keeps pymongo out of the parse path
 
-        def act(session: ClientSession, images: list[Document]) -> Counts:
+        def act(session: ClientSession, images: Sequence[Mapping[str, Any]]) -> Counts:
             copied = {"_id": {"$in": [image["_id"] for image in images]}}
             return Counts(deleted=at.db[self.target].delete_many(copied, session=session).deleted_count)
 
@@ -101,16 +105,17 @@ class CopyDocuments(Operation):
 
     def _reshaped(
         self, db: Database[Document], where: fields.Filter, session: ClientSession | None
-    ) -> Iterator[Document]:
+    ) -> Iterator[RawBSONDocument]:
         stages = [{"$match": dict(where)}, *map(_keeping_id, self.pipeline)]
-        return db[self.source].aggregate(stages, session=session, hint={"_id": 1})
+        return before_images.raw(db[self.source]).aggregate(stages, session=session, hint={"_id": 1})
 
     def _obstacle(self, db: Database[Document]) -> str | None:
-        if db[self.target].find_one({}, {"_id": 1}) is None:
+        target = before_images.raw(db[self.target])
+        if target.find_one({}, {"_id": 1}) is None:
             return None
         found = 0
         for some in before_images.chunks(self._reshaped(db, self.where, None)):
-            found += len(differing(db[self.target], some, None))
+            found += len(differing(target, some, None))
         return other_content(self.target, found) if found else None
 
 
@@ -132,15 +137,15 @@ def other_content(collection: str, count: int) -> str:
 
 
 def differing(
-    collection: Collection[Document], documents: list[Document], session: ClientSession | None
-) -> list[Document]:
+    collection: Collection[RawBSONDocument], documents: list[RawBSONDocument], session: ClientSession | None
+) -> list[RawBSONDocument]:
     """Return the documents that the collection holds under the same ``_id`` with other content."""
     return _meet(collection, documents, session)[1]
 
 
 def not_yet_in(
-    collection: Collection[Document], documents: list[Document], session: ClientSession | None
-) -> list[Document]:
+    collection: Collection[RawBSONDocument], documents: list[RawBSONDocument], session: ClientSession | None
+) -> list[RawBSONDocument]:
     """Return the documents that the collection lacks; those it holds with equal content are left out.
 
     Raises:
@@ -152,8 +157,8 @@ def not_yet_in(
 
 
 def _meet(
-    collection: Collection[Document], documents: list[Document], session: ClientSession | None
-) -> tuple[list[Document], list[Document]]:
+    collection: Collection[RawBSONDocument], documents: list[RawBSONDocument], session: ClientSession | None
+) -> tuple[list[RawBSONDocument], list[RawBSONDocument]]:
     """Return the documents that the collection lacks, and those it holds with other content."""
     if any("_id" not in one for one in documents):
         raise OperationError(f"The pipeline takes the _id away, which documents of {collection.name} need.")
@@ -165,5 +170,5 @@ def _meet(
     return missing, [one for one in documents if there.get(_key(one)) not in (None, canonical(one))]
 
 
-def _key(document: Document) -> str:
+def _key(document: Mapping[str, Any]) -> str:
     return canonical({"_id": document["_id"]})

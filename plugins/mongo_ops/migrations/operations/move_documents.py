@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,7 +52,7 @@ class MoveDocuments(Operation):
 
         refuse(self._obstacle(at.db))
         before_images.prepare(at, self.target)
-        source, target = at.db[self.source], at.db[self.target]
+        source, target = before_images.raw(at.db[self.source]), before_images.raw(at.db[self.target])
 
         def apply(session: ClientSession, selected: Mapping[str, Any]) -> Counts:
             done = Counts()
@@ -76,9 +76,9 @@ class MoveDocuments(Operation):
         """
         from mongo_ops.mongo.batches import Counts  # noqa: PLC0415 - keeps pymongo out of the parse path
 
-        source, target = at.db[self.source], at.db[self.target]
+        source, target = before_images.raw(at.db[self.source]), before_images.raw(at.db[self.target])
 
-        def act(session: ClientSession, images: list[Document]) -> Counts:
+        def act(session: ClientSession, images: Sequence[Mapping[str, Any]]) -> Counts:
             moved = {"_id": {"$in": [image["_id"] for image in images]}}
             back = list(target.find(moved, session=session))
             missing = not_yet_in(source, back, session)
@@ -101,9 +101,10 @@ class MoveDocuments(Operation):
         yield from fields.javascript_faults(self.where)
 
     def _obstacle(self, db: Database[Document]) -> str | None:
-        if db[self.target].find_one({}, {"_id": 1}) is None:
+        target = before_images.raw(db[self.target])
+        if target.find_one({}, {"_id": 1}) is None:
             return None
         found = 0
-        for some in before_images.chunks(db[self.source].find(dict(self.where))):
-            found += len(differing(db[self.target], some, None))
+        for some in before_images.chunks(before_images.raw(db[self.source]).find(dict(self.where))):
+            found += len(differing(target, some, None))
         return other_content(self.target, found) if found else None

@@ -56,7 +56,7 @@ class RemoveField(Operation):
 
         plain_parents = [fields.is_plain(parent) for parent in fields.parents(self.field)]
 
-        def write_for(image: Document) -> Any:
+        def write_for(image: Mapping[str, Any]) -> Any:
             absent = fields.both({"_id": image["_id"]}, {self.field: {"$exists": False}}, *plain_parents)
             return UpdateOne(absent, {"$set": {self.field: image["value"]}})
 
