@@ -44,5 +44,5 @@ bench: setup ## side-by-side benchmarks; prints the table
 lock: setup ## remake requirements.txt and requirements-dev.txt from the .in files
 	@.venv/bin/uv pip compile requirements.in --quiet --upgrade --generate-hashes --python-version 3.11 \
 		--custom-compile-command "make lock" --no-emit-index-url --no-emit-find-links -o requirements.txt
-	@.venv/bin/uv pip compile requirements-dev.in --quiet --generate-hashes --python-version 3.11 \
+	@.venv/bin/uv pip compile requirements-dev.in --quiet --upgrade --generate-hashes --python-version 3.11 \
 		--custom-compile-command "make lock" --no-emit-index-url --no-emit-find-links -o requirements-dev.txt

@@ -188,7 +188,7 @@ def main() -> None:
     """Run until a signal comes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--logs", type=Path, required=True)
-    parser.add_argument("--database-stamp", type=Path, required=True, help="exists when the metadata database is ready")
+    parser.add_argument("--stamp", type=Path, required=True, help="exists when the metadata database is ready")
     parser.add_argument("--bound", action="store_true", help="stop when the process that started us dies")
     options = parser.parse_args()
     root = str(Path.cwd())
@@ -201,16 +201,24 @@ def main() -> None:
     importlib.import_module("airflow.__main__")
     gate = os.pipe()
     launcher.start(API_SERVER, gate)
-    for module in SHARED:
-        importlib.import_module(module)
-    prepare_database(options.database_stamp)
-    os.close(gate[1])
-    os.close(gate[0])
-    for component in (SCHEDULER, DAG_PROCESSOR, TRIGGERER):
-        launcher.start(component)
+    if prepare(options.stamp):
+        os.close(gate[1])
+        os.close(gate[0])
+        for component in (SCHEDULER, DAG_PROCESSOR, TRIGGERER):
+            launcher.start(component)
     code = launcher.watch()
     launcher.stop()
     sys.exit(code)
+
+
+def prepare(stamp: Path) -> bool:
+    """Import the shared part and make the database ready; return False when a signal came meanwhile."""
+    for module in SHARED:
+        if signal.sigpending() & WATCHED:
+            return False
+        importlib.import_module(module)
+    prepare_database(stamp)
+    return not signal.sigpending() & WATCHED
 
 
 def prepare_database(stamp: Path) -> None:

@@ -182,7 +182,7 @@ class Stack:
 
     def _launch(self, state: State) -> State:
         words = [sys.executable, "-m", "demo.launcher", "--logs", str(self._folder.logs)]
-        words += ["--database-stamp", str(self._folder.database_stamp)]
+        words += ["--stamp", str(self._folder.database_stamp)]
         if not self.detached:
             words.append("--bound")
         with (self._folder.logs / "launcher.log").open("wb") as log:

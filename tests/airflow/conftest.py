@@ -26,7 +26,7 @@ PASSWORD = "pa55-marker-of-the-password"
 LOGIN = "login-marker-of-the-user"
 CONNECTION, WRONG_PASSWORD, NOWHERE = "mongo_tests", "mongo_wrong_password", "mongo_nowhere"
 
-PLAIN = ("development", "trial", "raced", "drifted", "returning", "final", "late", "marked", "killed", "stopped", "orphaned")
+PLAIN = ("development", "trial", "aimed", "raced", "drifted", "returning", "final", "late", "telling", "killed", "stopped", "orphaned")
 PROTECTED = {
     "production": {"promotes_from": "staging"},
     "rejected": {"promotes_from": "staging"},
@@ -65,7 +65,30 @@ migration = Migration(
     operations=[Backfill("drafts", {"$unset": {"text": ""}}, where={"kind": "draft"}, revert="snapshot")],
 )
 '''
-EXTRA = {"008_count_plays.py": COUNT_PLAYS, "009_forget_drafts.py": FORGET_DRAFTS}
+TELL_A_SECRET = '''"""Fail with a text that holds what a user wrote.
+
+Readers see no difference. Nothing to undo.
+"""
+
+from mongo_ops.migrations import Migration, RunPython
+
+
+def tell(ctx):
+    """Fail as code does that puts a value into its message."""
+    raise ValueError(f"cannot handle {ctx.db.users.find_one()['email']}")
+
+
+def nothing(ctx):
+    """There is nothing to undo."""
+
+
+migration = Migration(
+    tags=("advanced",),
+    environments=("telling",),
+    operations=[RunPython(tell, reverse=nothing, collections=["users"])],
+)
+'''
+EXTRA = {"008_count_plays.py": COUNT_PLAYS, "009_forget_drafts.py": FORGET_DRAFTS, "010_tell_a_secret.py": TELL_A_SECRET}
 
 FASTER = {
     "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",  # an approval's time limit is looked at this often

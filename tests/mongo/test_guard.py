@@ -102,11 +102,6 @@ def test_every_way_to_write_is_refused_before_it_is_sent(read_only, db):
         assert read(read_only), name
 
 
-@pytest.mark.parametrize("name", READS_TRIED)
-def test_reading_is_allowed(read_only, name):
-    assert READS_TRIED[name](read_only)
-
-
 def test_a_refusal_cannot_be_swallowed_by_the_code_it_meets(read_only):
     with pytest.raises(WriteRefusedError) as caught:
         try:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import bson
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId, Regex
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from tests.mongo.bench import Workshop
 
@@ -448,20 +450,23 @@ def test_a_field_that_others_set_survives_the_reverse_of_add_field(db, shop):
 
 
 def test_remove_field_does_not_overwrite_what_was_written_since(db, shop):
-    fill(db, {"users": [{"_id": i, "a": {"b": i}} for i in range(4)]})
+    fill(db, {"users": [{"_id": i, "a": {"b": i}} for i in range(5)]})
     operation = RemoveField("users", "a.b")
     shop.forward(operation)
     db.users.update_one({"_id": 1}, {"$set": {"a.b": "newer"}})
     db.users.update_one({"_id": 2}, {"$set": {"a": MARKER}})
-    db.users.delete_one({"_id": 3})
+    db.users.update_one({"_id": 3}, {"$set": {"a": [{"c": MARKER}]}})
+    db.users.delete_one({"_id": 4})
 
     assert shop.reverse(operation).as_dict() == {"matched": 1, "modified": 1}
 
-    assert list(db.users.find().sort("_id", 1)) == [
+    kept = (
         {"_id": 0, "a": {"b": 0}},
         {"_id": 1, "a": {"b": "newer"}},
         {"_id": 2, "a": MARKER},
-    ]
+        {"_id": 3, "a": [{"c": MARKER}]},
+    )
+    assert list(db.users.find().sort("_id", 1)) == list(kept)
 
 
 def test_an_explicit_way_back_touches_only_what_was_changed_although_the_filter_means_others_by_then(db, shop):
@@ -500,6 +505,43 @@ def test_copies_go_although_they_were_changed_and_others_stay(db, shop):
     assert shop.reverse(operation).as_dict() == {"deleted": 2}
 
     assert list(db.people.find()) == [{"_id": 3}]
+
+
+def test_a_killed_copy_goes_on_although_what_it_copied_was_changed_in_the_target(db, shop, kill_at):
+    fill(db, {"users": [{"_id": i} for i in range(30)]})
+    operation = CopyDocuments("users", "people")
+    with kill_at(3, "after") as died:
+        shop.forward(operation, SMALL)
+    assert died
+    db.people.update_one({"_id": 0}, {"$set": {"n": "newer"}})
+
+    assert shop.forward(operation, SMALL).as_dict() == {"inserted": 30}
+
+    assert db.people.find_one({"_id": 0}) == {"_id": 0, "n": "newer"}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        MoveDocuments("users", "people"),
+        CopyDocuments("users", "people"),
+        Backfill("users", [{"$replaceWith": {}}], revert="snapshot"),
+    ],
+    ids=["move", "copy", "snapshot"],
+)
+def test_types_that_python_lacks_keep_every_byte(operation, db, shop):
+    undefined = bson.encode({"_id": 1, "old": {"x": None, "y": 1}}).replace(b"\x0ax\x00", b"\x06x\x00")
+    users, people = (
+        db[name].with_options(codec_options=CODEC.with_options(document_class=RawBSONDocument))
+        for name in ("users", "people")
+    )
+    users.insert_one(RawBSONDocument(undefined))
+
+    shop.forward(operation)
+    assert {one.raw for one in people.find()} <= {undefined}
+    shop.reverse(operation)
+
+    assert [one.raw for one in users.find()] == [undefined]
 
 
 def test_a_conversion_is_undone_even_where_the_value_was_written_since_but_not_where_it_is_gone(db, shop):

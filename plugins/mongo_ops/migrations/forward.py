@@ -79,12 +79,12 @@ class Forward(Passage):
         begun = old["kind"] == new["kind"] and self.db[CHECKPOINTS].find_one(steps) is not None
         return {**old, "digest": new["digest"]} if begun else new
 
-    def _write_start(self, session: ClientSession) -> None:
+    def _write_start(self, _: ClientSession | None = None) -> None:
         if self.record is not None and self.record.state is State.RUNNING:
-            self.event(session, "interrupted", found_by_attempt=self.attempt)
-        self.state(session, State.RUNNING, **self.program(),
+            self.event("interrupted", found_by_attempt=self.attempt)
+        self.state(State.RUNNING, **self.program(),
                    tags=list(self.file.migration.tags), error=None)  # fmt: skip
-        self.event(session, "started", operations=brief(self.operations))
+        self.event("started", operations=brief(self.operations))
 
     def program(self) -> dict[str, Any]:
         """Return what the record keeps of the file, so that it can be rolled back when the file is gone."""
@@ -125,7 +125,7 @@ class Forward(Passage):
         started = time.monotonic()
         if self.operations[index]["state"] == "pending":  # not noted by the operation before
             self._observe(index)
-            self.commit(lambda session: self.state(session, State.RUNNING))
+            self.commit(lambda _: self.state(State.RUNNING))
         if operation.mode is Mode.TRANSACTION:
             return self.commit(lambda session: self._in_transaction(index, session))
         self.keep(operation.forward_destroys(), index)
@@ -133,18 +133,18 @@ class Forward(Passage):
             self.run.lease.check()
         counts = operation.forward(self.bench(index, None))
         self._observe(index + 1)
-        self.commit(lambda session: self.mark(index, "done", counts, time.monotonic() - started, session))
+        self.commit(lambda _: self.mark(index, "done", counts, time.monotonic() - started))
         return counts
 
     def _in_transaction(self, index: int, session: ClientSession) -> Counts:
         started = time.monotonic()
         counts = self.file.migration.operations[index].forward(self.bench(index, session))
-        self.mark(index, "done", counts, time.monotonic() - started, session)
+        self.mark(index, "done", counts, time.monotonic() - started)
         return counts
 
     def _all_at_once(self, session: ClientSession) -> Counts:
         """Body and record in one transaction; called again when that is retried."""
-        self._write_start(session)
+        self._write_start()
         counts = Counts()
         for index in range(len(self.operations)):
             self.at = index
@@ -158,9 +158,8 @@ class Forward(Passage):
     def _finish(self, session: ClientSession, counts: Counts) -> None:
         order = history.next_order(self.db, session)
         seconds = round(time.monotonic() - self.began, 3)
-        self.state(session, State.APPLIED, **self.program(), order=order,
+        self.state(State.APPLIED, **self.program(), order=order,
                    seconds=seconds, error=None)  # fmt: skip
-        self.db[history.MIGRATIONS].update_one({"_id": self.file.name}, [{"$set": {"applied_at": "$$NOW"}}], session=session)
-        self.event(session, "applied", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))
+        self.event("applied", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bson import ObjectId
+from pymongo import UpdateOne
 
 from mongo_ops import __version__
 from mongo_ops.migrations.model import MigrationFile, OperationRecord, Record, State
@@ -71,23 +72,32 @@ def next_order(db: Database[Document], session: ClientSession) -> int:
     return int((newest or {}).get("order", 0)) + 1
 
 
-def save(db: Database[Document], session: ClientSession, name: str, fields: Mapping[str, Any]) -> None:
-    """Set fields of a migration's state document; ``updated_at`` is the server's time."""
-    values = {key: {"$literal": value} for key, value in fields.items()}
-    db[MIGRATIONS].update_one({"_id": name}, [{"$set": {**values, "updated_at": "$$NOW"}}], upsert=True, session=session)
-
-
-def append(
-    db: Database[Document], session: ClientSession, name: str, event: str, occasion: Occasion, **facts: Any
+def save(
+    db: Database[Document], session: ClientSession, name: str, fields: Mapping[str, Any], now: Sequence[str] = ()
 ) -> None:
-    """Add an event: {migration, event, at, run_id, actor, code_version, ...facts}. Never updated, never deleted."""
-    fields: dict[str, Any] = {"migration": name, "event": event, "run_id": occasion.run_id, "code_version": __version__}
-    fields |= {"actor": {"name": occasion.actor.name, "kind": occasion.actor.kind}, "plan_digest": occasion.plan_digest}
+    """Set fields of a migration's state document; those named in ``now``, and ``updated_at``, are the server's time."""
+    values: dict[str, Any] = {key: {"$literal": value} for key, value in fields.items()}
+    values |= dict.fromkeys((*now, "updated_at"), "$$NOW")
+    db[MIGRATIONS].update_one({"_id": name}, [{"$set": values}], upsert=True, session=session)
+
+
+def event(name: str, what: str, occasion: Occasion, **facts: Any) -> Document:
+    """Return a history event: {migration, event, run_id, actor, code_version, plan_digest, ...facts}."""
+    made: Document = {"migration": name, "event": what, "run_id": occasion.run_id, "code_version": __version__}
+    made |= {"actor": {"name": occasion.actor.name, "kind": occasion.actor.kind}, "plan_digest": occasion.plan_digest}
     if occasion.reason:
-        fields["reason"] = occasion.reason
-    fields |= facts
-    values = {key: {"$literal": value} for key, value in fields.items()}
-    db[HISTORY].update_one({"_id": ObjectId()}, [{"$set": {**values, "at": "$$NOW"}}], upsert=True, session=session)
+        made["reason"] = occasion.reason
+    return made | facts
+
+
+def append(db: Database[Document], session: ClientSession, events: Sequence[Document]) -> None:
+    """Add events with the server's time as ``at``, in one round trip. They are never updated and never deleted."""
+    db[HISTORY].bulk_write([_stamped(one) for one in events], session=session)
+
+
+def _stamped(one: Document) -> UpdateOne:
+    values = {key: {"$literal": value} for key, value in one.items()}
+    return UpdateOne({"_id": ObjectId()}, [{"$set": {**values, "at": "$$NOW"}}], upsert=True)
 
 
 def fresh_operations(file: MigrationFile) -> list[Document]:

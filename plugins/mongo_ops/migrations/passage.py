@@ -43,6 +43,8 @@ class Passage(ABC):
     def __init__(self, run: Run, file: MigrationFile, record: Record | None) -> None:
         self.run, self.file, self.db = run, file, run.target.db
         self.operations: list[Document] = []
+        self._state: Document = {}
+        self._events: list[Document] = []
         self.record = record
         self.application = record.application if record else 0
         self.at: int | None = None  # the operation of a migration in one transaction, for error texts
@@ -93,40 +95,54 @@ class Passage(ABC):
             return self.file.name
         return f"{self.file.name}, operation {at + 1} of {len(self.operations)} ({self.operations[at]['kind']})"
 
-    def state(self, session: ClientSession, state: State, **fields: Any) -> None:
-        """Write the migration's state document."""
-        fields |= {"state": state.value, "direction": self.direction, "operations": self.operations}
-        fields |= {"attempt": self.attempt, "application": self.application, "run_id": self.run.occasion.run_id}
-        history.save(self.db, session, self.file.name, {**fields, "epoch": self.run.lease.epoch})
+    def state(self, state: State, **fields: Any) -> None:
+        """Note the migration's state, to be written when the transaction's body is through."""
+        self._state |= {**fields, "state": state.value}
 
-    def event(self, session: ClientSession, name: str, **facts: Any) -> None:
-        """Append to the history, and to the audit log what an auditor asks for."""
+    def event(self, name: str, **facts: Any) -> None:
+        """Note an event for the history; for the audit log too when an auditor would ask for it."""
         facts |= {"direction": self.direction, "attempt": self.attempt, "checksum": self.file.checksum}
-        history.append(self.db, session, self.file.name, name, self.run.occasion, epoch=self.run.lease.epoch, **facts)
-        if name in AUDITED:
-            audit.append(self.db, session, audit_entry(self.run.target.environment.name, self.run.occasion, self.file.name,
-                                                       f"migration.{name}", AUDITED[name], _auditable(facts)))
+        self._events.append(history.event(self.file.name, name, self.run.occasion, epoch=self.run.lease.epoch, **facts))
+
+    def _write(self, session: ClientSession) -> None:
+        """Write what was noted: one state document, the events, the audit entries."""
+        if self._state:
+            fields = {**self._state, "direction": self.direction, "operations": self.operations, "attempt": self.attempt}
+            fields |= {"application": self.application, "run_id": self.run.occasion.run_id, "epoch": self.run.lease.epoch}
+            now = ("applied_at",) if self._state["state"] == State.APPLIED else ()
+            history.save(self.db, session, self.file.name, fields, now)
+        if self._events:
+            history.append(self.db, session, self._events)
+        for one in self._events:
+            if one["event"] in AUDITED:
+                environment, event = self.run.target.environment.name, one["event"]
+                entry = audit_entry(
+                    environment, self.run.occasion, self.file.name, f"migration.{event}", AUDITED[event], _auditable(one)
+                )
+                audit.append(self.db, session, entry)
 
     def stop(self, state: State, error: str) -> None:
         """Record that it stopped; when even that is impossible the next run finds it running and knows."""
 
-        def write(session: ClientSession) -> None:
-            self.state(session, state, error=error, **self.program())
-            self.event(session, state.value, error=error, operations=brief(self.operations))
+        def write(_: ClientSession) -> None:
+            self.state(state, error=error, **self.program())
+            self.event(state.value, error=error, operations=brief(self.operations))
 
         try:
             with pymongo.timeout(RECORD_SECONDS):
-                self.run.lease.transaction(write)
+                self.commit(write)
         except (PyMongoError, MongoOpsError) as failure:  # the first error is the one to report
             log.warning("%s: its state could not be recorded (%s).", self.file.name, type(failure).__name__)
 
     def commit(self, body: Callable[[ClientSession], T]) -> T:
-        """Run a body in a transaction; what it noted in ``operations`` counts only if that commits."""
+        """Run a body in a transaction and write what it noted; that, and ``operations``, count only if it commits."""
         before = copy.deepcopy(self.operations)
 
         def fresh(session: ClientSession) -> T:
-            self.operations = copy.deepcopy(before)
-            return body(session)
+            self.operations, self._state, self._events = copy.deepcopy(before), {}, []
+            result = body(session)
+            self._write(session)
+            return result
 
         try:
             return self.run.lease.transaction(fresh)
@@ -171,11 +187,11 @@ class Passage(ABC):
 
         return self.run.lease.transaction(guarded)
 
-    def mark(self, index: int, state: str, counts: Counts, seconds: float, session: ClientSession) -> None:
-        """Record an operation as done or undone."""
+    def mark(self, index: int, state: str, counts: Counts, seconds: float) -> None:
+        """Note an operation as done or undone."""
         self.operations[index] |= {"state": state, "counts": counts.as_dict(), "seconds": round(seconds, 3)}
-        self.state(session, self.running)
-        self.event(session, "operation", index=index, kind=self.operations[index]["kind"], state=state,
+        self.state(self.running)
+        self.event("operation", index=index, kind=self.operations[index]["kind"], state=state,
                    counts=counts.as_dict(), seconds=round(seconds, 3))  # fmt: skip
 
 

@@ -233,15 +233,14 @@ def _write(
     values = {**fields, "epoch": run.lease.epoch, "run_id": occasion.run_id}
     if done.now is State.APPLIED:
         values.setdefault("order", history.next_order(db, session))
-    history.save(db, session, name, values)
-    if done.now is State.APPLIED and done.was is not State.APPLIED:
-        db[history.MIGRATIONS].update_one({"_id": name}, [{"$set": {"applied_at": "$$NOW"}}], session=session)
+    now = ("applied_at",) if done.now is State.APPLIED and done.was is not State.APPLIED else ()
+    history.save(db, session, name, values, now)
     if done.now is State.PENDING:
         base = f"{name}.{fields['application']}"
         db[CHECKPOINTS].delete_many({"_id": {"$gte": f"{base}/", "$lt": f"{base}0"}}, session=session)
     told = {"was": done.was.value, "now": done.now.value, "baseline": done.baseline, **facts}
     told["images_kept"] = list(done.images)
-    history.append(db, session, name, event, occasion, epoch=run.lease.epoch, **told)
+    history.append(db, session, [history.event(name, event, occasion, epoch=run.lease.epoch, **told)])
     environment = run.target.environment.name
     audit.append(db, session, audit_entry(environment, occasion, name, f"migration.{event}", "done", told))
 

@@ -37,9 +37,9 @@ class Reverse(Passage):
         self.commit(lambda session: self._finish(session, counts))
         return counts
 
-    def _write_start(self, session: ClientSession) -> None:
-        self.state(session, State.ROLLING_BACK, error=None)
-        self.event(session, "rolling_back", operations=brief(self.operations))
+    def _write_start(self, _: ClientSession | None = None) -> None:
+        self.state(State.ROLLING_BACK, error=None)
+        self.event("rolling_back", operations=brief(self.operations))
 
     def _one(self, index: int) -> Counts:
         operation = self._operation(index)
@@ -55,7 +55,7 @@ class Reverse(Passage):
         counts = operation.reverse(self.bench(index, None))
         step = f"{self.base}/forward/{index}"
         self.run.losses.bring_back(self.db, operation.forward_destroys(), step, self.attempt, self.run.lease)
-        self.commit(lambda session: self.mark(index, "undone", counts, time.monotonic() - started, session))
+        self.commit(lambda _: self.mark(index, "undone", counts, time.monotonic() - started))
         return counts
 
     def _operation(self, index: int) -> Operation:
@@ -71,13 +71,13 @@ class Reverse(Passage):
     def _in_transaction(self, operation: Operation, index: int, session: ClientSession) -> Counts:
         started = time.monotonic()
         counts = operation.reverse(self.bench(index, session))
-        self.mark(index, "undone", counts, time.monotonic() - started, session)
+        self.mark(index, "undone", counts, time.monotonic() - started)
         return counts
 
     def _finish(self, session: ClientSession, counts: Counts) -> None:
         seconds = round(time.monotonic() - self.began, 3)
-        self.state(session, State.ROLLED_BACK, order=0, seconds=seconds, error=None)
+        self.state(State.ROLLED_BACK, order=0, seconds=seconds, error=None)
         self.db[CHECKPOINTS].delete_many({"_id": {"$gte": f"{self.base}/", "$lt": f"{self.base}0"}}, session=session)
-        self.event(session, "rolled_back", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))
+        self.event("rolled_back", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))
 
 

@@ -50,7 +50,7 @@ def step_changed(step_id: str, done: int) -> StepChangedError:
 
 
 class NotWalkableError(PlanError):
-    """The collection has no ``_id`` index to walk (a view or a time-series collection)."""
+    """The collection has no ``_id`` index to walk (a view, a time series), or no transaction may write to it (capped)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +190,9 @@ class Batches:
 
     def _refuse_unwalkable(self, step: Step) -> None:
         info = next(iter(self._db.list_collections(filter={"name": step.collection})), None)
-        if info is not None and info["type"] != "collection":
-            raise NotWalkableError(f"{step.collection} is a {info['type']} and cannot be changed in batches.")
+        kind = "capped collection" if info and info.get("options", {}).get("capped") else info["type"] if info else "collection"
+        if kind != "collection":
+            raise NotWalkableError(f"{step.collection} is a {kind} and cannot be changed in batches.")
 
     def _one_batch(self, collection: Collection[Document], step: Step, apply: Apply, point: Document) -> Document:
         started = self._clock()
@@ -200,10 +201,10 @@ class Batches:
 
         def body(session: ClientSession) -> Document:
             counts = Counts.of(point) + apply(session, selected)
-            walked = point["size"] if span.stop is not None else collection.count_documents(span.filter, session=session)
+            walked = collection.count_documents(span.filter, session=session) if span.final else point["size"]
             after = {**point, **counts.as_dict(), "done": point["done"] + walked, "batches": point["batches"] + 1}
-            after |= {"finished": span.stop is None, "epoch": self._lease.epoch}
-            after["next"] = point["next"] if span.stop is None else span.stop
+            after |= {"finished": span.final, "epoch": self._lease.epoch}
+            after["next"] = point["next"] if span.final else span.stop
             seconds = self._clock() - started
             after |= {"seconds": point["seconds"] + seconds, "rate_per_s": walked / max(seconds, 1e-6)}
             after["size"] = next_size(point["size"], seconds, self._limits.batch_seconds)

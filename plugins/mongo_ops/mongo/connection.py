@@ -79,6 +79,8 @@ class ConnectionSpec:
         host, port = parts.get("host"), parts.get("port")
         if not host:
             raise InvalidConnectionError(f"Connection {conn_id} names no host.")
+        if "@" in str(host):
+            raise InvalidConnectionError(f"Connection {conn_id}: put the login into login and password, not into the host.")
         extra = dict(_extra(conn_id, parts.get("extra")))
         srv = str(extra.pop("srv", "false")).lower() == "true"
         if srv and port:
@@ -167,7 +169,7 @@ def connect(
     try:
         options = client_options(spec.options)
         client = MongoClient(spec.uri, **options, event_listeners=list(listeners))
-    except (InvalidURI, ConfigurationError, ValueError, TypeError) as error:
+    except (InvalidURI, ConfigurationError, ValueError, TypeError, OSError) as error:  # OSError: an unreadable certificate
         raise InvalidConnectionError(
             f"Connection {spec.conn_id} ({spec.hosts}) cannot be used: {_without_secrets(str(error), spec)}"
         ) from None

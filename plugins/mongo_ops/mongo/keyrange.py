@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
+from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
 from bson.datetime_ms import DatetimeMS
+from pymongo.errors import OperationFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.documents import Document
 
 BY_ID = [("_id", 1)]
+NOT_BEFORE = frozenset({51175, 6137401})  # min() is not below max(): what was in front of the end is deleted, or they are equal
 _BRACKETS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("bool", (bool,)),
     ("number", (int, float, Int64, Decimal128)),
@@ -45,19 +47,20 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
-    """Keys from ``start`` (inclusive) up to ``stop`` (exclusive), or up to the walk's end when ``stop`` is None.
+    """Keys from ``start`` (inclusive) up to ``stop`` (exclusive), or up to the walk's end when it is ``final``.
 
-    ``filter`` selects exactly those documents, in a query or an update.
+    ``filter`` selects exactly those documents, in a query or an update. ``stop`` cannot tell the end: null is a key too.
     """
 
     start: Any
     stop: Any | None
     filter: Mapping[str, Any]
+    final: bool
 
 
 def bracket(key: Any) -> str | None:
     """Return the comparison bracket of a key, or None when operators cannot range over it (null, NaN, MinKey, ...)."""
-    if isinstance(key, MinKey | MaxKey) or key is None:
+    if isinstance(key, MinKey | MaxKey | Code) or key is None:  # Code is a str to Python, not to the server
         return None
     if isinstance(key, float) and math.isnan(key):
         return None
@@ -76,24 +79,21 @@ def bounds(collection: Collection[Document]) -> tuple[Any, Any] | None:
 
 def next_range(collection: Collection[Document], start: Any, end: End, size: int) -> KeyRange:
     """Return the range of at most ``size`` keys that begins at ``start`` and never passes ``end``."""
-    stop = None
-    if not _same(start, end.key):
-        cut = collection.find({}, {"_id": 1}).hint(BY_ID).min([("_id", start)]).max([("_id", end.key)]).skip(size).limit(1)
-        stop = next((row["_id"] for row in cut), None)
-    last = end if stop is None else End(stop, inclusive=False)
+    cut = _keys(collection, start, end.key, skip=size, limit=1)
+    stop = cut[0] if cut else None
+    last, final = (End(stop, inclusive=False), False) if cut else (end, True)
     if bracket(start) is not None and bracket(start) == bracket(last.key):
-        return KeyRange(start, stop, {"_id": {"$gte": start, ("$lte" if last.inclusive else "$lt"): last.key}})
-    return KeyRange(start, stop, {"_id": {"$in": _keys(collection, start, last)}})
+        return KeyRange(start, stop, {"_id": {"$gte": start, ("$lte" if last.inclusive else "$lt"): last.key}}, final)
+    keys = _keys(collection, start, last.key)
+    return KeyRange(start, stop, {"_id": {"$in": [*keys, last.key] if last.inclusive else keys}}, final)
 
 
-def _keys(collection: Collection[Document], start: Any, last: End) -> list[Any]:
-    """List the keys of one mixed range: at most a batch of them."""
-    keys: list[Any] = []
-    if not _same(start, last.key):
-        found = collection.find({}, {"_id": 1}).hint(BY_ID).min([("_id", start)]).max([("_id", last.key)])
-        keys = [row["_id"] for row in found]
-    return [*keys, last.key] if last.inclusive else keys
-
-
-def _same(one: Any, other: Any) -> bool:
-    return bracket(one) == bracket(other) and (one is other or bool(one == other))
+def _keys(collection: Collection[Document], start: Any, end: Any, *, skip: int = 0, limit: int = 0) -> list[Any]:
+    """List the keys from ``start`` up to ``end`` (exclusive) in index order; none when ``start`` is not before ``end``."""
+    found = collection.find({}, {"_id": 1}).hint(BY_ID).min([("_id", start)]).max([("_id", end)]).skip(skip).limit(limit)
+    try:
+        return [row["_id"] for row in found]
+    except OperationFailure as error:
+        if error.code not in NOT_BEFORE:
+            raise
+        return []

@@ -9,8 +9,8 @@ from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from mongo_ops.orchestration.evidence import APPROVED, REFUSED, record_answer
 from mongo_ops.orchestration.migrate import planned
-from mongo_ops.orchestration.operators import occasion_of
 from mongo_ops.orchestration.targets import open_target
 from mongo_ops.settings import load_environment
 
@@ -63,27 +63,17 @@ class PlanApprovalOperator(ApprovalOperator):
         try:
             super().execute_complete(context, event)
         except HITLRejectException:
-            self._record(context, environment, plan.digest, person, "refused")
+            self._record(context, environment, plan.digest, person, REFUSED)
             why = "nobody approved it in time" if person == "nobody" else "it was rejected"
             raise AirflowFailException(f"The plan was refused: {why}.") from None
         if person in (asker, "nobody"):
-            self._record(context, environment, plan.digest, person, "refused")
+            self._record(context, environment, plan.digest, person, REFUSED)
             raise AirflowFailException(
                 "The plan was approved by the one who triggered the run, which does not count. Trigger it again and ask somebody else."
             )
-        self._record(context, environment, plan.digest, person, "approved")
+        self._record(context, environment, plan.digest, person, APPROVED)
         return {"needed": True, "digest": plan.digest}
 
     def _record(self, context: Context, environment: Environment, digest: str, person: str, result: str) -> None:
-        from mongo_ops import audit  # noqa: PLC0415
-
-        occasion = occasion_of(context, digest)
         with open_target(environment.name) as target:
-            audit.prepare(target.db)
-            audit.record(
-                target.db,
-                audit.AuditEntry(
-                    action="plan.approval", entity_type="plan", entity_id=digest, actor=person, actor_kind="airflow",
-                    environment=environment.name, plan_digest=digest, run_id=occasion.run_id, result=result, details={}, personal={},
-                ),
-            )  # fmt: skip
+            record_answer(context, target, digest, person, result)

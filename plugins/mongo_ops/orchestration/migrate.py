@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from mongo_ops.orchestration.evidence import insist_on_approval
 from mongo_ops.orchestration.operators import EngineOperator, holder_of, occasion_of, reporter_of
 from mongo_ops.orchestration.targets import open_losses, open_target
 from mongo_ops.settings import include_folder, load_environment, load_environments
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mongo_ops.migrations.engine import Survey
     from mongo_ops.migrations.plan import Plan
     from mongo_ops.mongo.connection import Target
+    from mongo_ops.settings import Environment
 
 FORWARD, REVERSE = "forward", "reverse"
 
@@ -78,8 +80,7 @@ class GateOperator(EngineOperator):
         with open_target(environment.name, read_only=True) as target:
             facts = engine.survey(target, include_folder())
             plan = current_plan(target, facts, FORWARD, context)
-        with open_target(environment.promotes_from, read_only=True) as source:
-            missing = gate.missing(source, [facts.file(name) for name in plan.names])
+        missing = unproven(environment, facts, plan)
         reason = context["params"].get("break_glass_reason")
         if missing and not reason:
             raise gate.NotPromotedError(missing, environment.promotes_from, environment.name)
@@ -90,7 +91,7 @@ class GateOperator(EngineOperator):
 
 
 class LeaseOperator(EngineOperator):
-    """Take the lease for the whole run, and make sure that the plan is still the one approved."""
+    """Take the lease for the whole run, and make sure under it that the plan is approved, still the same and still proven."""
 
     def __init__(self, *, direction: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -103,11 +104,15 @@ class LeaseOperator(EngineOperator):
         plan = planned(context)
         skip_when_only_planned(context)
         with open_target(self.environment_of(context)) as target:
+            insist_on_approval(context, target, plan)
             occasion = occasion_of(context, plan.digest)
             losses = open_losses(target.environment)
             with engine.open_run(target, occasion, losses, holder=holder_of(context), keep_lease=True) as run:
                 facts = engine.survey(target, include_folder())
-                engine.insist(plan, current_plan(target, facts, self.direction, context), facts.records)
+                now = current_plan(target, facts, self.direction, context)
+                engine.insist(plan, now, facts.records)
+                if self.direction == FORWARD and not context["params"].get("break_glass_reason"):
+                    insist_on_proof(target.environment, facts, now)
                 return {"epoch": run.lease.epoch}
 
 
@@ -139,6 +144,7 @@ class MigrationOperator(EngineOperator):
         if self.migration not in plan.names:
             raise AirflowSkipException(f"{self.migration} is not part of this plan.")
         with open_target(self.environment_of(context)) as target:
+            insist_on_approval(context, target, plan)
             occasion = occasion_of(context, plan.digest)
             losses = open_losses(target.environment)
             with engine.open_run(
@@ -178,10 +184,10 @@ class MigrationOperator(EngineOperator):
 
 
 class VerifyOperator(EngineOperator):
-    """Look at the database with separate code: is it as the applied files say?"""
+    """Look at the database with separate code: was the whole plan carried out, and is it as the applied files say?"""
 
     def work(self, context: Context) -> dict[str, Any]:
-        """Return {checked, differences}; fail when there are differences."""
+        """Return {checked, differences}; fail when there are differences, or when a step of the plan was left out."""
         from mongo_ops.migrations import engine, verify  # noqa: PLC0415
 
         skip_when_only_planned(context)
@@ -192,6 +198,11 @@ class VerifyOperator(EngineOperator):
             self.log.error("%s", difference)
         if differences:
             raise AirflowFailException(f"The database differs from the migrations in {len(differences)} places: {differences[0]}")
+        if left := left_out(planned(context), facts):
+            raise AirflowFailException(
+                f"{', '.join(left)} is in the plan and was not carried out: its task was marked by hand, or the file is newer than "
+                "this graph. Trigger the run again."
+            )
         return {"checked": len(facts.records), "differences": 0}
 
 
@@ -218,6 +229,38 @@ def planned(context: Context) -> Plan:
     from mongo_ops.migrations.plan import Plan  # noqa: PLC0415
 
     return Plan.of(context["ti"].xcom_pull(task_ids="plan")["plan"])
+
+
+def left_out(plan: Plan, facts: Survey) -> tuple[str, ...]:
+    """Return which steps of the plan the database does not record as done."""
+    from mongo_ops.migrations.model import State  # noqa: PLC0415
+
+    there = {record.name for record in facts.records if record.state is not State.ROLLED_BACK}
+    applied = {record.name for record in facts.records if record.state is State.APPLIED}
+    forward = plan.direction == FORWARD
+    return tuple(name for name in plan.names if (name not in applied if forward else name in there))
+
+
+def unproven(environment: Environment, facts: Survey, plan: Plan) -> tuple[str, ...]:
+    """Return which migrations of the plan the environment before has not applied; none where no gate stands."""
+    from mongo_ops.migrations import gate  # noqa: PLC0415
+
+    if environment.promotes_from is None or not environment.protected:
+        return ()
+    with open_target(environment.promotes_from, read_only=True) as source:
+        return gate.missing(source, [facts.file(name) for name in plan.names])
+
+
+def insist_on_proof(environment: Environment, facts: Survey, plan: Plan) -> None:
+    """Refuse what the environment before has not applied, or has rolled back while the plan waited for its approval.
+
+    Raises:
+        NotPromotedError: nothing was done.
+    """
+    from mongo_ops.migrations import gate  # noqa: PLC0415
+
+    if missing := unproven(environment, facts, plan):
+        raise gate.NotPromotedError(missing, str(environment.promotes_from), environment.name)
 
 
 def skip_when_only_planned(context: Context) -> None:

@@ -168,7 +168,7 @@ class InsertDocuments(Operation):
         When it finds a document that the form cannot assign, each key is asked for on its own.
         """
         stored: dict[str, list[Document]] = {canonical(self._by_key(one)): [] for one in given}
-        several = {"$or": [self._filter(one) for one in given]}
+        several: dict[str, Any] = {"$or": [self._filter(one) for one in given]}
         if len(self.key) == 1:
             several = {self.key[0]: {"$in": [one[self.key[0]] for one in given]}}
         for document in db[self.collection].find(several, session=session):
