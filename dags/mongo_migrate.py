@@ -15,6 +15,7 @@ from mongo_ops.orchestration.migrate import (
     VerifyOperator,
 )
 from mongo_ops.orchestration.operators import RETRIES
+from mongo_ops.orchestration.rehearse import RehearseOperator
 
 DOC = """
 ### Apply pending migrations
@@ -44,6 +45,7 @@ with DAG(
         "target_version": params.version(required=False, what="Stop after this version, e.g. 004. Empty: everything."),
         "plan_only": params.plan_only(),
         "reason": params.reason(),
+        "rehearse": params.rehearse(),
         "allow_out_of_order": Param(
             False,
             type="boolean",
@@ -65,11 +67,12 @@ with DAG(
     lint = LintOperator(task_id="lint", **RETRIES)
     gate = GateOperator(task_id="gate", **RETRIES)
     plan = PlanOperator(task_id="plan", direction=FORWARD, trigger_rule="none_failed", **RETRIES)
-    approve = PlanApprovalOperator(task_id="approve")
+    rehearse = RehearseOperator(task_id="rehearse", **RETRIES)
+    approve = PlanApprovalOperator(task_id="approve", trigger_rule="none_failed")
     lease, release = graphs.lease_tasks(FORWARD)
     verify = VerifyOperator(task_id="verify", trigger_rule="none_failed", **RETRIES)
     report = ReportOperator(task_id="report", trigger_rule="none_failed", **RETRIES)
 
-    chain(lint, gate, plan, approve, lease)
+    chain(lint, gate, plan, rehearse, approve, lease)
     graphs.within_lease(lease, graphs.migration_tasks(FORWARD), verify, release)
     chain(verify, report)

@@ -28,6 +28,7 @@ from mongo_ops.migrations.operations.remove_field import RemoveField
 from mongo_ops.migrations.operations.rename_field import RenameField
 from mongo_ops.migrations.operations.run_python import RunPython
 from mongo_ops.mongo import batches
+from mongo_ops.mongo.batches import NotWalkableError
 from mongo_ops.mongo.documents import CODEC, canonical, set_digest
 from mongo_ops.mongo.guard import ReadOnlyGuard
 from mongo_ops.mongo.lease import Lease
@@ -678,13 +679,19 @@ def test_a_preview_tells_a_scan_from_an_index(db, read_only):
     assert Backfill("users", {"$inc": {"n": 1}}, where={"n": 1}, revert="snapshot").preview(read_only).scan is True
 
 
-def test_a_view_cannot_be_walked(db, read_only):
-    db.users.insert_one({"n": 1})
-    db.create_collection("seen", viewOn="users", pipeline=[])
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({"viewOn": "users", "pipeline": []}, "view"), ({"capped": True, "size": 4096}, "capped collection")],
+)
+def test_what_cannot_be_walked_stops_the_preview_and_the_run_alike(options, kind, db, shop, read_only):
+    db.create_collection("seen", **options)
+    operation = Backfill("seen", {"$inc": {"n": 1}})
+
+    with pytest.raises(NotWalkableError) as caught:
+        shop.forward(operation)
 
     assert (
-        Backfill("seen", {"$inc": {"n": 1}}).preview(read_only).stop
-        == "seen is a view and cannot be changed in batches."
+        operation.preview(read_only).stop == str(caught.value) == f"seen is a {kind} and cannot be changed in batches."
     )
 
 

@@ -298,3 +298,11 @@ def test_batches_are_bounded_by_count_and_by_bytes(folder):
     write(folder / "a", small * 2500 + large * 4)
     with storage.reading(folder / "a") as source:
         assert [len(batch) for batch in bsonfile.batches(source)] == [1000, 1000, 503, 1]
+
+
+@pytest.mark.parametrize("length", [0x7FFFFFFF, 17_000_000, 4, 0, -1])
+def test_an_impossible_length_is_not_read_into_memory(folder, length):
+    write(folder / "a", length.to_bytes(4, "little", signed=True) + b"\x00" * 5_000_000)
+    with storage.reading(folder / "a") as source, pytest.raises(bsonfile.BrokenFileError):
+        list(bsonfile.documents(source))
+    assert source.bytes == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import getpass
 import os
 import socket
@@ -11,12 +12,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mongo_ops.errors import PlanError
+from mongo_ops.migrations import engine
+from mongo_ops.migrations.engine import Survey
 from mongo_ops.migrations.history import Actor, Occasion
 from mongo_ops.migrations.losses import Losses
+from mongo_ops.migrations.run import Run
 from mongo_ops.mongo.connection import ConnectionSpec, InvalidConnectionError, Target, connect
 from mongo_ops.mongo.guard import ReadOnlyGuard
 from mongo_ops.mongo.lease import Holder
-from mongo_ops.settings import Environment, load_environment
+from mongo_ops.settings import Environment, include_folder, load_environment
 from mongo_ops.storage import open_folder
 
 if TYPE_CHECKING:
@@ -55,6 +59,15 @@ def open_target(name: str, *, read_only: bool = False) -> Iterator[Target]:
     listeners = (ReadOnlyGuard(),) if read_only else ()
     with connect(connection_spec(environment), environment, listeners=listeners) as target:
         yield target
+
+
+@contextmanager
+def open_run(arguments: argparse.Namespace) -> Iterator[tuple[Run, Survey]]:
+    """Yield a run that holds the migrations' lease, and what is on disk and in the database under it."""
+    with open_target(arguments.env) as target:
+        here = occasion(reason=arguments.reason)
+        with engine.open_run(target, here, losses(target.environment), holder=holder(here)) as run:
+            yield run, engine.survey(target, include_folder())
 
 
 def occasion(plan_digest: str | None = None, reason: str | None = None) -> Occasion:

@@ -1,11 +1,9 @@
-"""The commands that look after a database's records: verify, unlock, snapshots, audit; and the guided ways out of a state."""
+"""The commands that look after a database's records: verify, unlock, snapshots, audit."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mongo_ops import audit as audit_log
 from mongo_ops import storage
@@ -14,19 +12,12 @@ from mongo_ops.cli.output import show
 from mongo_ops.errors import PlanError
 from mongo_ops.migrations import engine
 from mongo_ops.migrations import verify as checks
-from mongo_ops.migrations.engine import Survey
 from mongo_ops.migrations.passage import audit_entry
-from mongo_ops.migrations.run import Run
+from mongo_ops.migrations.resolve import SHORTEST_REASON, ReasonMissingError
 from mongo_ops.mongo import lease
-from mongo_ops.mongo.connection import Target
 from mongo_ops.settings import include_folder
 
 SOMETHING_TO_DO = 2
-SHORTEST_REASON = 5
-
-
-class ReasonMissingError(PlanError):
-    """The command changes a record and says not why."""
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -72,7 +63,7 @@ def snapshots(arguments: argparse.Namespace) -> int:
     if not arguments.name:
         raise PlanError("Say which snapshot to restore; `mongo-ops snapshots list` shows them.")
     _insist_on_reason(arguments.reason)
-    with _run(arguments) as (run, _):
+    with support.open_run(arguments) as (run, _):
         place = storage.at(run.losses.folder, arguments.name)
         partial = storage.verify(place).projection is not None
         done = storage.restore(run.target.db, place, mode="merge_fields" if partial else "insert", lease=run.lease)
@@ -99,16 +90,3 @@ def audit(arguments: argparse.Namespace) -> int:
 def _insist_on_reason(reason: str | None) -> None:
     if reason is None or len(reason.strip()) < SHORTEST_REASON:
         raise ReasonMissingError("Give --reason with a few words: it goes into the audit log. Name no person.")
-
-
-@contextmanager
-def _run(arguments: argparse.Namespace) -> Iterator[tuple[Run, Survey]]:
-    """Open a run under the lease."""
-    with support.open_target(arguments.env) as target:
-        occasion = support.occasion(reason=arguments.reason)
-        with engine.open_run(target, occasion, support.losses(target.environment), holder=support.holder(occasion)) as run:
-            yield run, _survey(target)
-
-
-def _survey(target: Target) -> Survey:
-    return engine.survey(target, include_folder())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,14 @@ class Rehearsed:
     def ok(self) -> bool:
         """Whether all that can be done with it went well."""
         return self.up == "done" and self.down in ("done", "skipped") and self.again in ("done", "skipped")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a migration did not get through; ``refused`` when it tried to write outside of the scratch database."""
+
+    error: str
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,10 +227,12 @@ def _one(run: Run, trial: Target, file: MigrationFile, *, resumes: bool) -> Rehe
     found = Rehearsed(file.name, irreversible=file.migration.why_irreversible(), resumes=resumes)
     before = picture.take(db)
     outcome = _tried(lambda: run.apply(file))
-    if isinstance(outcome, str):
+    if isinstance(outcome, Stop):
         search = Search(db, trial.db, file, history.load_one(db, file.name))
-        failures = search.run()
-        found = dataclasses.replace(found, up="failed", error=outcome, failures=failures, truncated=search.truncated)
+        failures = () if outcome.refused else search.run()
+        found = dataclasses.replace(
+            found, up="failed", error=outcome.error, failures=failures, truncated=search.truncated
+        )
         return dataclasses.replace(found, seconds=round(time.monotonic() - began, 3))
     after = picture.take(db)
     found = dataclasses.replace(found, up="done", counts=dict(outcome.counts))
@@ -244,13 +254,13 @@ def _there_and_back(
     """Undo it, which must lead back to ``before``; apply it again, which must lead to ``after``."""
     db = run.target.db
     undone = _tried(lambda: run.revert(file))
-    if isinstance(undone, str):
-        return dataclasses.replace(found, down="failed", error=undone)
+    if isinstance(undone, Stop):
+        return dataclasses.replace(found, down="failed", error=undone.error)
     back = picture.take(db)
     different = () if found.resumes else picture.differences(db, before, back)
     again = _tried(lambda: run.apply(file))
-    if isinstance(again, str):
-        return dataclasses.replace(found, down="done", again="failed", error=again, differences=different)
+    if isinstance(again, Stop):
+        return dataclasses.replace(found, down="done", again="failed", error=again.error, differences=different)
     twice = picture.take(db)
     other = picture.differences(db, after, twice)
     picture.forget(db, back, twice)
@@ -258,17 +268,14 @@ def _there_and_back(
     return dataclasses.replace(found, down=down, again=up, differences=(*different, *other))
 
 
-def _tried(act: Any) -> Outcome | str:
+def _tried(act: Callable[[], Outcome]) -> Outcome | Stop:
     """Do something; return what came of it, or why it failed."""
     try:
-        outcome: Outcome = act()
-    except (MongoOpsError, WriteRefusedError) as error:
-        return (
-            str(error)
-            if isinstance(error, MongoOpsError)
-            else f"The rehearsal refused it: {error.command} reaches {error.collection}."
-        )
-    return outcome
+        return act()
+    except MongoOpsError as error:
+        return Stop(str(error))
+    except WriteRefusedError as error:
+        return Stop(f"The rehearsal refused it: {error.command} reaches {error.collection}.", refused=True)
 
 
 def _quietly(progress: Progress) -> None:

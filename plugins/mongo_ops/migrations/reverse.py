@@ -44,12 +44,13 @@ class Reverse(Passage):
     def _one(self, index: int) -> Counts:
         operation = self._operation(index)
         started = time.monotonic()
-        if operation.mode is Mode.TRANSACTION:
-            if self.operations[index]["state"] == "running":  # its transaction never committed
-                return Counts()
-            return self.commit(lambda session: self._in_transaction(operation, index, session))
+        if operation.mode is Mode.TRANSACTION and self.operations[index]["state"] == "running":
+            return Counts()  # its transaction never committed
         if not self.operations[index]["found"].get("existed"):  # what was there before it is left there
             self.keep(operation.destroys(), index)
+        if operation.mode is Mode.TRANSACTION:
+            return self.commit(lambda session: self._in_transaction(operation, index, session))
+        self._insist_on_images(operation, index)
         if operation.mode is Mode.IDEMPOTENT:
             self.run.lease.check()
         counts = operation.reverse(self.bench(index, None))
@@ -57,6 +58,17 @@ class Reverse(Passage):
         self.run.losses.bring_back(self.db, operation.forward_destroys(), step, self.attempt, self.run.lease)
         self.commit(lambda _: self.mark(index, "undone", counts, time.monotonic() - started))
         return counts
+
+    def _insist_on_images(self, operation: Operation, index: int) -> None:
+        """Refuse to undo changes whose before-images are gone: nothing would come back, and it would look undone."""
+        counts = Counts.of(self.operations[index]["counts"])
+        changed = counts.modified + counts.inserted + counts.deleted
+        images = self.bench(index, None).images.name
+        if operation.keeps_images and changed and not self.db.list_collection_names(filter={"name": images}):
+            raise MigrationRefusedError(
+                f"Operation {index + 1} of {self.file.name} changed {changed:,} documents, but its before-images ({images}) are "
+                "gone, so it cannot be undone. Restore them, or record the state by hand with `mongo-ops mark`."
+            )
 
     def _operation(self, index: int) -> Operation:
         """Return the operation to undo; refuse one that was edited since it ran."""

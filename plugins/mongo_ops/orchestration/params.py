@@ -37,6 +37,14 @@ def version(*, required: bool, what: str) -> Param:
     )  # fmt: skip
 
 
+def rehearse() -> Param:
+    """Rehearse first or not."""
+    return Param(
+        False, type="boolean", title="Rehearse first", section="Care",
+        description="Run the pending migrations up, down and up on a sampled copy in a scratch database before anything else.",
+    )  # fmt: skip
+
+
 def reason() -> Param:
     """Why, for the audit log."""
     return Param(

@@ -111,6 +111,11 @@ class Operation(ABC):
         """The operation's name as written in migration files."""
         return type(self).__name__
 
+    @property
+    def keeps_images(self) -> bool:
+        """Whether the way back reads before-images that the forward direction took."""
+        return self.mode is Mode.BATCHES
+
     @abstractmethod
     def describe(self) -> str:
         """Return one line that says exactly what will happen, in the imperative."""

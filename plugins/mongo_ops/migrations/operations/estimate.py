@@ -59,8 +59,9 @@ def estimate(
     info = next(iter(db.list_collections(filter={"name": collection})), None)
     if info is None:
         return Preview(risk=risk, stop=stop, notes=(*notes, f"{collection} does not exist; nothing would be written."))
-    if info["type"] != "collection":
-        return Preview(risk=risk, stop=f"{collection} is a {info['type']} and cannot be changed in batches.")
+    kind = "capped collection" if info.get("options", {}).get("capped") else info["type"]
+    if kind != "collection":
+        return Preview(risk=risk, stop=f"{collection} is a {kind} and cannot be changed in batches.")
     scanned = db[collection].estimated_document_count()
     matched = _matched(db, collection, where)
     rejected = _rejected(db, collection, where, becomes, info.get("options", {})) if becomes and matched else 0

@@ -245,6 +245,11 @@ class RunPython(Operation):
         for name, value in stored.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def keeps_images(self) -> bool:
+        """Return False: what its functions keep is their own business."""
+        return False
+
     def describe(self) -> str:
         """Say which function runs, and how."""
         how = "in exactly-once steps" if self.batched else "in one transaction"
