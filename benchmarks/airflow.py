@@ -8,12 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from demo.api import Run
+from demo.stack import Stack
 from pymongo import MongoClient
 
 from benchmarks.measure import Goal, Notebook, Series
 from benchmarks.table import Table
-from demo.api import Run
-from demo.stack import Stack
 
 DAG = "mongo_migrate"
 NOTHING, ALL = "nothing to do", "applies all"
@@ -29,6 +29,7 @@ def measure(folder: Path, count: int, tell: Callable[[str], None]) -> Notebook:
     try:
         _await_dag(stack)
         book = Notebook()
+        client: MongoClient[dict[str, Any]]
         with MongoClient(stack.mongo_uri) as client:
             for number in range(count + 1):
                 client.drop_database(stack.database())
@@ -83,7 +84,7 @@ def _inside(tasks: list[dict[str, Any]]) -> dict[str, float]:
 
 def _dag_run(stack: Stack, run: Run) -> float:
     seen = stack.api.call("GET", run.path)
-    began, ended = (datetime.fromisoformat(seen[key].replace("Z", "+00:00")) for key in ("start_date", "end_date"))
+    began, ended = (datetime.fromisoformat(seen[key]) for key in ("start_date", "end_date"))
     return (ended - began).total_seconds()
 
 

@@ -42,7 +42,7 @@ class Filler(ABC):
     def run(self) -> float:
         """Do it and return the seconds."""
 
-    def clean(self) -> None:
+    def clean(self) -> None:  # noqa: B027 - most have nothing to remove
         """Remove what only this way leaves behind; not timed."""
 
 
@@ -75,7 +75,7 @@ class ByHand(Filler):
         plays, last = self._db[COLLECTION], None
         with self._db.client.start_session() as session:
             while True:
-                after = {} if last is None else {"_id": {"$gt": last}}
+                after: Document = {} if last is None else {"_id": {"$gt": last}}
                 end = next(iter(plays.find(after, {"_id": 1}).sort("_id", 1).skip(HAND_BATCH - 1).limit(1)), None)
                 batch = {"_id": {**after.get("_id", {}), **({"$lte": end["_id"]} if end else {})}}
 
@@ -134,7 +134,7 @@ def mongomig_fillers(worker: Worker) -> list[Filler]:
     default = f'ctx.ops.backfill("{COLLECTION}", {{}}, {INCREMENT})'
     larger = f'ctx.ops.backfill("{COLLECTION}", {{}}, {INCREMENT}, batch_size={HAND_BATCH})'
     exactly = (
-        f'[ctx.collection("{COLLECTION}").update_many({{"_id": {{"$in": [d["_id"] for d in b.documents]}}}}, {INCREMENT}, session=b.session)'
+        f'[ctx.collection("{COLLECTION}").update_many({{"_id": {{"$in": [d["_id"] for d in b]}}}}, {INCREMENT}, session=b.session)'
         f' for b in ctx.batches("{COLLECTION}", projection={{"_id": 1}}, batch_size={HAND_BATCH}, transactional=True)]'
     )
     return [
@@ -181,14 +181,13 @@ def _document(i: int) -> Document:
 
 def measure(ways: Sequence[Filler], server: Server, count: int, tell: Callable[[str], None]) -> Notebook:
     """Let each way increment every document, and prove that it did so once."""
-    book, db, expected = Notebook(), server.database(DATABASE), 0
+    book, db = Notebook(), server.database(DATABASE)
     documents = db[COLLECTION].count_documents({})
-    for number, counts, way in rounds(ways, count):
+    for expected, (number, counts, way) in enumerate(rounds(ways, count), 1):
         server.settle()
         before = server.commands()
         seconds = way.run()
         commands = sum(difference(before, server.commands()).values())
-        expected += 1
         _prove(way, db, expected)
         way.clean()
         tell(f"round {number}{'' if counts else ' (warm-up)'}: {documents / seconds:,.0f}/s  {way.name}")

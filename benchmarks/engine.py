@@ -13,6 +13,7 @@ from benchmarks.server import Server
 from mongo_ops.migrations import engine
 from mongo_ops.migrations.history import Actor, Occasion
 from mongo_ops.migrations.losses import Losses
+from mongo_ops.migrations.plan import Plan
 from mongo_ops.mongo.connection import ConnectionSpec, Target, connect
 from mongo_ops.mongo.lease import Holder
 from mongo_ops.settings import Environment
@@ -64,7 +65,7 @@ class Engine:
         facts = engine.survey(target, self.include)
         return self._carry_out(target, facts, engine.plan_reverse(target, facts, "0"), began)
 
-    def _carry_out(self, target: Target, facts: engine.Survey, plan: engine.Plan, began: float) -> Times:
+    def _carry_out(self, target: Target, facts: engine.Survey, plan: Plan, began: float) -> Times:
         occasion = Occasion(Actor("benchmark", "os"), "benchmark", plan.digest)
         planned = time.perf_counter()
         with engine.open_run(

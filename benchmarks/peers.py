@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import pymongo
 
@@ -138,10 +139,9 @@ class Worker:
         Raises:
             RuntimeError: it ended.
         """
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps({"do": do, "database": database}), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
+        asked, answered = cast("IO[str]", self.process.stdin), cast("IO[str]", self.process.stdout)
+        print(json.dumps({"do": do, "database": database}), file=asked, flush=True)
+        line = answered.readline()
         if not line:
             end = (self.project / "worker.log").read_text(encoding="utf-8")[-600:]
             raise RuntimeError(

@@ -1,5 +1,6 @@
-"""The same six small migrations, written the way each tool's own documentation would: 1,000 users, a unique index, two updates of all
-users, 100 orders, and a rename. Pure text; nothing here runs.
+"""The same six small migrations, written for each tool the way its own documentation would.
+
+1,000 users, a unique index, two updates of all users, 100 orders, and a rename. Pure text; nothing here runs.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def mongo_ops(folder: Path) -> None:
 
 def mongo_ops_file(operation: str) -> str:
     """Return a migration file with one operation."""
-    names = f"{operation.split('(')[0]}, Migration"
+    names = f"{operation.partition('(')[0]}, Migration"
     return f'"""Made for measuring."""\n\nfrom mongo_ops.migrations import {names}\n\nmigration = Migration(operations=[{operation}])\n'
 
 

@@ -73,7 +73,11 @@ def difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str,
 @contextmanager
 def serve() -> Iterator[Server]:
     """Yield a server that is gone afterwards, with its data."""
-    with tempfile.TemporaryDirectory(prefix="mongo-ops-bench-") as folder:
-        with ReplicaSet(Path(folder), options=OPTIONS).running() as replica_set, MongoClient(replica_set.uri) as client:
-            client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig=CACHE)
-            yield Server(replica_set.uri, replica_set.nodes[0].port, client)
+    client: MongoClient[Document]
+    with (
+        tempfile.TemporaryDirectory(prefix="mongo-ops-bench-") as folder,
+        ReplicaSet(Path(folder), options=OPTIONS).running() as replica_set,
+        MongoClient(replica_set.uri) as client,
+    ):
+        client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig=CACHE)
+        yield Server(replica_set.uri, replica_set.nodes[0].port, client)

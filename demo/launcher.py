@@ -35,7 +35,8 @@ SHARED = (
 )
 """Imported before the first fork. Third-party code only: an edit of ours must reach the next task without a restart."""
 
-WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+STOPPING = {signal.SIGTERM, signal.SIGINT}
+WATCHED = {*STOPPING, signal.SIGCHLD}
 YOUNG_SECONDS = 10.0
 """A component that dies younger than this is broken, not unlucky: the stack stops instead of restarting it."""
 
@@ -214,11 +215,11 @@ def main() -> None:
 def prepare(stamp: Path) -> bool:
     """Import the shared part and make the database ready; return False when a signal came meanwhile."""
     for module in SHARED:
-        if signal.sigpending() & WATCHED:
+        if signal.sigpending() & STOPPING:
             return False
         importlib.import_module(module)
     prepare_database(stamp)
-    return not signal.sigpending() & WATCHED
+    return not signal.sigpending() & STOPPING
 
 
 def prepare_database(stamp: Path) -> None:

@@ -22,8 +22,8 @@ digest() { cat "$lock" pyproject.toml demo/setup.sh | sha256sum | cut -d' ' -f1;
 
 find_python() {  # the first interpreter that the lock was made for: 3.11 before anything newer
     local name
-    for name in python3.11 python3.12 python3.13 python3; do
-        if "$name" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    for name in python3.11 python3.12 python3; do
+        if "$name" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
             "$name" -c 'import sys; print(sys.executable)'
             return
         fi

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import http.client
 import json
 import os
@@ -26,7 +25,20 @@ PASSWORD = "pa55-marker-of-the-password"
 LOGIN = "login-marker-of-the-user"
 CONNECTION, WRONG_PASSWORD, NOWHERE = "mongo_tests", "mongo_wrong_password", "mongo_nowhere"
 
-PLAIN = ("development", "trial", "aimed", "raced", "drifted", "returning", "final", "late", "telling", "killed", "stopped", "orphaned")
+PLAIN = (
+    "development",
+    "trial",
+    "aimed",
+    "raced",
+    "drifted",
+    "returning",
+    "final",
+    "late",
+    "telling",
+    "killed",
+    "stopped",
+    "orphaned",
+)
 PROTECTED = {
     "production": {"promotes_from": "staging"},
     "rejected": {"promotes_from": "staging"},
@@ -88,15 +100,15 @@ migration = Migration(
     operations=[RunPython(tell, reverse=nothing, collections=["users"])],
 )
 '''
-EXTRA = {"008_count_plays.py": COUNT_PLAYS, "009_forget_drafts.py": FORGET_DRAFTS, "010_tell_a_secret.py": TELL_A_SECRET}
-
-FASTER = {
-    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",  # an approval's time limit is looked at this often
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",  # a killed scheduler is taken for dead after this
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "3",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+EXTRA = {
+    "008_count_plays.py": COUNT_PLAYS,
+    "009_forget_drafts.py": FORGET_DRAFTS,
+    "010_tell_a_secret.py": TELL_A_SECRET,
 }
+
+SETTINGS = {
+    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1"
+}  # an approval's time limit is looked at this often
 
 
 @dataclass(frozen=True)
@@ -170,14 +182,20 @@ class Scheduler:
         """Mark a run as failed."""
         self.api.call("PATCH", run.path, {"state": "failed"})
 
-    def cli(self, command: str, environment: str, *more: str, include: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, command: str, environment: str, *more: str, include: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run ``mongo-ops`` on an environment."""
         words = [str(Path(sys.executable).with_name("mongo-ops")), *command.split(), "--env", environment, *more]
-        return subprocess.run(words, env=self.cli_environment(include), cwd=ROOT, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            words, env=self.cli_environment(include), cwd=ROOT, capture_output=True, text=True, check=False
+        )
 
     def cli_environment(self, include: Path | None = None) -> dict[str, str]:
         """Return the environment in which a person would use the CLI."""
-        uri = json.dumps(connection(self.stack, PASSWORD) | {"extra": json.loads(connection(self.stack, PASSWORD)["extra"])})
+        uri = json.dumps(
+            connection(self.stack, PASSWORD) | {"extra": json.loads(connection(self.stack, PASSWORD)["extra"])}
+        )
         storage = self.stack.environment()["MONGO_OPS_STORAGE"]
         ours = {"MONGO_OPS_INCLUDE": str(include or self.include), f"AIRFLOW_CONN_{CONNECTION.upper()}": uri}
         return {**os.environ, **ours, "MONGO_OPS_STORAGE": storage}
@@ -198,7 +216,11 @@ class Scheduler:
     def files(self, environment: str | None = None) -> list[str]:
         """Return the names of the migrations that apply to an environment, oldest first; of all without one."""
         names = sorted(path.stem for path in (self.include / "migrations").glob("[0-9]*.py"))
-        return [name for name in names if environment is None or f"{name}.py" not in EXTRA or f'"{environment}"' in EXTRA[f"{name}.py"]]
+        return [
+            name
+            for name in names
+            if environment is None or f"{name}.py" not in EXTRA or f'"{environment}"' in EXTRA[f"{name}.py"]
+        ]
 
     def lineage(self, run: Run) -> list[dict[str, Any]]:
         """Return the OpenLineage events of a run's tasks."""
@@ -250,12 +272,11 @@ def connect(stack: Stack, client: "pymongo.MongoClient[dict[str, Any]]") -> None
         stack.api.call("POST", "/connections", {"connection_id": name, **way})
 
 
-@functools.cache
-def start_scheduler(folder: Path) -> Scheduler:
-    """Start the stack; once in a process, for whoever asks first."""
+def start_scheduler(folder: Path, settings: Mapping[str, str]) -> Scheduler:
+    """Start a stack and return it when both DAGs can be triggered."""
     include = write_include(folder / "include")
     stack = Stack(folder / "run", airflow_port=0)
-    stack.start(extra_env={**FASTER, "MONGO_OPS_INCLUDE": str(include)})
+    stack.start(extra_env={**settings, "MONGO_OPS_INCLUDE": str(include)})
     try:
         started = Scheduler(stack, include)
         connect(stack, started.client)
@@ -278,7 +299,7 @@ def has_dags(scheduler: Scheduler) -> bool:
 @pytest.fixture(scope="session")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
     """The running stack."""
-    started = start_scheduler(tmp_path_factory.getbasetemp() / "scheduler")
+    started = start_scheduler(tmp_path_factory.mktemp("scheduler"), SETTINGS)
     yield started
     started.client.close()
     started.stack.stop()

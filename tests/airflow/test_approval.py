@@ -47,7 +47,9 @@ def test_a_plan_approved_by_a_second_person_is_carried_out_and_audited(scheduler
     ended = scheduler.end(run)
     assert (ended.state, scheduler.applied("production")) == ("success", scheduler.files("production"))
     entries = answers(scheduler, "production")
-    assert [(e["result"], e["entity_id"], e["run_id"]) for e in entries] == [("approved", digest, f"mongo_migrate {run.run_id}")]
+    assert [(e["result"], e["entity_id"], e["run_id"]) for e in entries] == [
+        ("approved", digest, f"mongo_migrate {run.run_id}")
+    ]
     assert entries[0]["personal"]["actor"]["value"] == "olivia"
     assert scheduler.api.xcom(run, "approve") == {"needed": True, "digest": digest}
     assert audit.verify(scheduler.db("production")).ok
@@ -84,7 +86,9 @@ def test_no_answer_in_time_means_refused(scheduler):
 
     assert (ended.state, ended.states["approve"]) == ("failed", "failed")
     assert "The plan was refused: nobody approved it in time." in scheduler.log(ended.run, "approve")
-    assert [(e["result"], e["personal"]["actor"]["value"]) for e in answers(scheduler, "impatient")] == [("refused", "nobody")]
+    assert [(e["result"], e["personal"]["actor"]["value"]) for e in answers(scheduler, "impatient")] == [
+        ("refused", "nobody")
+    ]
     assert nothing_done(scheduler, "impatient")
 
 
@@ -140,7 +144,9 @@ def test_a_run_of_the_only_approver_fails_before_it_asks(scheduler):
     ended = scheduler.migrate("appointed")
 
     assert (ended.state, ended.states["approve"]) == ("failed", "failed")
-    assert "No approver of appointed is left besides the one who triggered the run" in scheduler.log(ended.run, "approve")
+    assert "No approver of appointed is left besides the one who triggered the run" in scheduler.log(
+        ended.run, "approve"
+    )
     assert nothing_done(scheduler, "appointed")
 
 

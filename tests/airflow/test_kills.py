@@ -25,7 +25,10 @@ def test_a_killed_task_is_tried_again_and_every_document_is_changed_exactly_once
     found = scheduler.events("killed", "interrupted")
     assert [(event["migration"], event["found_by_attempt"]) for event in found] == [(MIGRATION, 2)]
     assert f"{CHECKPOINT} resumes after" in scheduler.log(run, MIGRATION, 2)
-    assert scheduler.api.xcom(run, scheduler.task_id(run, MIGRATION))["counts"] == {"matched": COUNTERS, "modified": COUNTERS}
+    assert scheduler.api.xcom(run, scheduler.task_id(run, MIGRATION))["counts"] == {
+        "matched": COUNTERS,
+        "modified": COUNTERS,
+    }
     assert scheduler.db("killed").ops_migrations.find_one({"_id": MIGRATION})["attempt"] == 2
 
 
@@ -64,7 +67,9 @@ def begin(scheduler, environment):
 def until_half_done(scheduler, environment):
     """Wait until the migration is under way; return the id of the task's process."""
     db = scheduler.db(environment)
-    scheduler.until(lambda: db.ops_checkpoints.find_one({"_id": CHECKPOINT, "done": {"$gt": COUNTERS // 10}}), "batches", 90)
+    scheduler.until(
+        lambda: db.ops_checkpoints.find_one({"_id": CHECKPOINT, "done": {"$gt": COUNTERS // 10}}), "batches", 90
+    )
     point = db.ops_checkpoints.find_one({"_id": CHECKPOINT})
     assert point["done"] < COUNTERS, "it was over before it could be killed"
     pid = lease.show(db, "migrations")["pid"]

@@ -167,7 +167,9 @@ def test_an_edited_file_stops_the_run_with_a_sentence_and_without_a_retry(schedu
     ended = scheduler.migrate("drifted")
 
     assert (ended.state, ended.states["plan"], ended.tasks["plan"]["try_number"]) == ("failed", "failed", 1)
-    assert "001_create_core_collections changed since being applied. Restore the file" in scheduler.log(ended.run, "plan")
+    assert "001_create_core_collections changed since being applied. Restore the file" in scheduler.log(
+        ended.run, "plan"
+    )
     assert ended.migrations("success") == []
     assert digest(scheduler.db("drifted")) == before
 

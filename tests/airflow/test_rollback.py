@@ -24,7 +24,12 @@ def without_007(scheduler, tmp_path):
 def test_a_rollback_keeps_what_it_destroys_and_goes_back_to_nothing(scheduler):
     scheduler.bring_up("returning")
     db = scheduler.db("returning")
-    event = {"_id": bson.ObjectId(), "event_type": "check_in", "location": LONDON, "ts": datetime(2026, 1, 2, tzinfo=UTC)}
+    event = {
+        "_id": bson.ObjectId(),
+        "event_type": "check_in",
+        "location": LONDON,
+        "ts": datetime(2026, 1, 2, tzinfo=UTC),
+    }
     db.geo_events.insert_one({**event, "user_id": bson.ObjectId()})
     there = db.geo_events.find_one()
 
@@ -35,7 +40,9 @@ def test_a_rollback_keeps_what_it_destroys_and_goes_back_to_nothing(scheduler):
     assert (ended.migrations("success"), scheduler.applied("returning")) == (names[4:], names[:4])
     undone = [event["migration"] for event in scheduler.events("returning", "rolled_back")]
     assert undone == names[:3:-1]
-    assert {event["run_id"] for event in scheduler.events("returning", "rolled_back")} == {f"mongo_rollback {ended.run.run_id}"}
+    assert {event["run_id"] for event in scheduler.events("returning", "rolled_back")} == {
+        f"mongo_rollback {ended.run.run_id}"
+    }
     assert "geo_events" not in db.list_collection_names()
     assert db.audit_log.count_documents({}) > 0
     assert audit.verify(db).ok
@@ -45,7 +52,9 @@ def test_a_rollback_keeps_what_it_destroys_and_goes_back_to_nothing(scheduler):
         (1, f"mongo_rollback {ended.run.run_id}")
     ]
 
-    back = scheduler.cli("snapshots restore", "returning", of_events[0], "--reason", "one event was still needed", "--json")
+    back = scheduler.cli(
+        "snapshots restore", "returning", of_events[0], "--reason", "one event was still needed", "--json"
+    )
 
     assert (back.returncode, back.stderr) == (0, "")
     assert list(db.geo_events.find()) == [there]
@@ -103,4 +112,8 @@ def test_a_rollback_that_is_only_planned_undoes_nothing(scheduler, staging):
 
 def manifest(scheduler, name):
     """Read a snapshot's manifest from the storage folder."""
-    return json.loads((scheduler.stack.run / "storage" / name.split("/")[0].removeprefix("test_") / name / "manifest.json").read_text())
+    return json.loads(
+        (
+            scheduler.stack.run / "storage" / name.split("/")[0].removeprefix("test_") / name / "manifest.json"
+        ).read_text()
+    )

@@ -7,6 +7,7 @@ line when it has the lease, one for each outcome, and one for an error of ours; 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import textwrap
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from mongo_ops import migrations
 from mongo_ops.errors import MongoOpsError
 from mongo_ops.migrations import engine, history
 from mongo_ops.migrations.history import Actor, Occasion
@@ -115,7 +117,7 @@ class Process:
         command = [sys.executable, "-m", "tests.mongo.runner", json.dumps(self.options)]
         self.popen = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,6 +127,12 @@ class Process:
     def send(self, number: int) -> None:
         if self.popen.poll() is None:
             self.popen.send_signal(number)
+
+    def line(self) -> dict[str, Any]:
+        """Wait for the next line that it prints."""
+        text = self.popen.stdout.readline()
+        assert text, f"the runner ended: {self.popen.communicate()}"
+        return json.loads(text)
 
     def kill(self) -> None:
         """kill -9, and be sure that it was alive until then."""
@@ -154,6 +162,12 @@ def slow(target: Target, **changes: Any) -> Target:
     return replace(target, environment=replace(target.environment, **changes))
 
 
+def point_of(db: Any, name: str, direction: str = "forward") -> int:
+    """How many documents the running walk of a migration has done."""
+    running = {"_id": {"$regex": f"^{name}\\.\\d+/{direction}/"}, "finished": False}
+    return (db["ops_checkpoints"].find_one(running, {"done": 1}) or {"done": 0})["done"]
+
+
 def tell(**facts: Any) -> None:
     sys.stdout.write(json.dumps(facts, default=str) + "\n")
     sys.stdout.flush()
@@ -167,24 +181,42 @@ def work(options: dict[str, Any]) -> None:
     spec = ConnectionSpec("c", options["uri"], options["hosts"], options=timeouts)
     occasion = Occasion(Actor("me", "os"), options.get("run_id", "run 1"))
     losses = Losses(open_folder(environment.storage))
-    with connect(spec, environment) as target:
-        with engine.open_run(target, occasion, losses, holder=Holder(options["owner"])) as run:
-            tell(event="opened", epoch=run.lease.epoch)
-            facts = engine.survey(target, Path(options["include"]))
-            if "rollback_to" in options:
-                plan = engine.plan_reverse(target, facts, options["rollback_to"])
-                outcomes = engine.revert_all(run, facts, plan.names)
-            else:
-                outcomes = engine.apply_all(run, facts, engine.plan_forward(target, facts).names)
-            for outcome in outcomes:
-                tell(event="outcome", name=outcome.name, counts=dict(outcome.counts), already=outcome.already)
+    holder = Holder(options["owner"])
+    with connect(spec, environment) as target, engine.open_run(target, occasion, losses, holder=holder) as run:
+        tell(event="opened", epoch=run.lease.epoch)
+        facts = engine.survey(target, Path(options["include"]))
+        if "rollback_to" in options:
+            version, failed = options["rollback_to"], options["rollback_to"] is None
+            plan = engine.plan_reverse(target, facts, version, failed_only=failed)
+            outcomes = engine.revert_all(run, facts, plan.names)
+        else:
+            outcomes = engine.apply_all(run, facts, engine.plan_forward(target, facts).names)
+        for outcome in outcomes:
+            tell(event="outcome", name=outcome.name, counts=dict(outcome.counts), already=outcome.already)
+
+
+def stop_after(kind: str, direction: str) -> None:
+    """Freeze this process when such an operation has done its work and nothing of that is recorded yet."""
+    operation, real = getattr(migrations, kind), getattr(getattr(migrations, kind), direction)
+
+    def and_freeze(self: Any, at: Any) -> Any:
+        counts = real(self, at)
+        tell(event="stopped")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return counts
+
+    setattr(operation, direction, and_freeze)
 
 
 def main() -> int:
     options = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if "start_at" in options:  # all at once
-        time.sleep(max(0.0, options["start_at"] - time.time()))
+    if "stop_after" in options:
+        stop_after(*options["stop_after"])
+    if "barrier" in options:  # all at once
+        tell(event="ready")
+        while not Path(options["barrier"]).exists():
+            time.sleep(0.001)
     try:
         work(options)
     except MongoOpsError as error:

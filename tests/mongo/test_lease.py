@@ -206,3 +206,24 @@ def test_waiting_gets_the_lease_when_it_is_given_up(db):
     holder.release()
     thread.join(20)
     assert [lease.epoch for lease in got] == [2]
+
+
+def test_a_lease_that_had_to_wait_for_a_dead_runs_transaction_is_not_born_expired(db):
+    """kill -9 leaves a transaction open on the server until its lifetime ends; the next run waits for it."""
+    dead = acquire(db, "work", Holder("run 1"))
+    got = []
+    with db.client.start_session() as session:
+        session.start_transaction()
+        db[LEASES].update_one(dead._ours(), dead._renewal(), session=session)
+        thread = threading.Thread(target=lambda: got.append(acquire(db, "work", Holder("run 1"), ttl=0.5)))
+        thread.start()
+        until(lambda: waiting(db), "the retry waits")
+        began = db.client.admin.command("hello")["localTime"]
+        until(lambda: db.client.admin.command("hello")["localTime"] > began + timedelta(seconds=0.6), "its term passes")
+        session.abort_transaction()
+    thread.join(20)
+
+    [lease] = got
+    lease.check()
+    write(db, lease, "alive")
+    assert lease.epoch == 2

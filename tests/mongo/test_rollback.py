@@ -269,7 +269,6 @@ def test_a_rollback_after_everything_was_deleted_is_fine(project):
 
 def test_a_missing_helper_module_does_not_stop_a_rollback(project):
     project.write(n_names="NAMES = ['free', 'family']\n")
-    project.path("names").rename(project.path("_names"))
     text = migration("InsertDocuments('plans', [{'_id': name} for name in NAMES])", before="from ._names import NAMES")
     project.write(n001_a=text)
     project.migrate()

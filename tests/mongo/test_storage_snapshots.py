@@ -9,6 +9,7 @@ import sys
 import time
 import tracemalloc
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from bson.raw_bson import RawBSONDocument
 from mongo_ops import storage
 from mongo_ops.mongo.documents import digest, set_digest
 from mongo_ops.mongo.lease import Holder, LeaseLostError, acquire, unlock
-from mongo_ops.storage import bsonfile
+from mongo_ops.storage import bsonfile, load, manifest
 
 RAW = CodecOptions(document_class=RawBSONDocument)
 EVERY_TYPE = [
@@ -553,3 +554,64 @@ def test_a_restore_that_is_killed_again_and_again_ends_as_if_it_had_not(replica_
     assert content(tracks) == before
     assert "plays_1" in tracks.index_information()
     assert not [name for name in db.list_collection_names() if name.startswith("ops_restoring_")]
+
+
+def test_a_manifest_of_other_documents_is_refused(db, tracks, folder):
+    taken = storage.take(db, "tracks", folder, name="s")
+    for name, change in (("t", {"content_digest": "0" * 64}), ("u", {"count": 2999})):
+        (Path(folder.path) / name).mkdir()
+        (Path(folder.path) / name / "tracks.bson").write_bytes((Path(folder.path) / "s" / "tracks.bson").read_bytes())
+        manifest.write(folder / name, replace(taken, **change))
+        with pytest.raises(storage.SnapshotCorruptError, match="does not hold the documents"):
+            storage.verify(folder / name)
+
+
+def test_a_lease_lost_half_way_stops_the_restore(db, tracks, folder, monkeypatch):
+    storage.take(db, "tracks", folder, name="s")
+    tracks.drop()
+    write = load.Loader.write
+
+    def write_and_lose(loader, batch):
+        done = write(loader, batch)
+        unlock(db, "r", force=True)
+        return done
+
+    monkeypatch.setattr(load.Loader, "write", write_and_lose)
+    with acquire(db, "r", Holder("run 1")) as lease, pytest.raises(LeaseLostError):
+        storage.restore(db, folder / "s", lease=lease)
+    assert tracks.count_documents({}) == 1000
+
+
+@pytest.mark.parametrize("leased", [False, True])
+def test_an_equal_document_inserted_between_look_and_write_is_no_conflict(db, tracks, folder, monkeypatch, leased):
+    storage.take(db, "tracks", folder, name="s")
+    theirs = tracks.find_one({"_id": 1500})
+    tracks.drop()
+    look = load.compare
+    overtaken = []
+
+    def look_and_be_overtaken(raw_, batch, session):
+        seen = look(raw_, batch, session)
+        if not overtaken and bsonfile.decoded(batch[0])["_id"] == 1000:
+            overtaken.append(tracks.insert_one(theirs))
+        return seen
+
+    monkeypatch.setattr(load, "compare", look_and_be_overtaken)
+
+    if leased:
+        with acquire(db, "r", Holder("run 1")) as lease:
+            done = storage.restore(db, folder / "s", lease=lease)
+    else:
+        done = storage.restore(db, folder / "s")
+
+    assert len(overtaken) == 1
+    assert done.unchanged == (1 if leased else 501)  # without a transaction the first half of the batch stays inserted
+    assert done.inserted + done.unchanged == 3000
+    assert tracks.count_documents({}) == 3000
+
+
+def test_the_order_of_fields_makes_no_conflict(db, tracks, folder):
+    storage.take(db, "tracks", folder, name="s")
+    one = tracks.find_one_and_delete({"_id": 5})
+    tracks.insert_one(dict(reversed(one.items())))
+    assert storage.restore(db, folder / "s").unchanged == 3000

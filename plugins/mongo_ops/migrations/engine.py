@@ -149,15 +149,17 @@ def open_run(
     Raises:
         LeaseHeldError: another run is at work.
     """
-    prepare(target)
+    history.prepare(target.db)
     lease = acquire(target.db, RESOURCE, holder, ttl=target.environment.lease_ttl, wait=wait)
     run = Run(target, lease, occasion, losses, limits_of(target.environment), report)
     if not keep_lease:
         with lease:
+            audit.prepare(target.db)  # by one run at a time
             yield run
         return
     lease.start()
     try:
+        audit.prepare(target.db)
         yield run
     finally:
         lease.let_go()

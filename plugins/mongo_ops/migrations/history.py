@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bson import ObjectId
 from pymongo import UpdateOne
+from pymongo.errors import OperationFailure
 
 from mongo_ops import __version__
 from mongo_ops.migrations.model import MigrationFile, OperationRecord, Record, State
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from mongo_ops.mongo.documents import Document
 
+NAMESPACE_EXISTS = 48
 MIGRATIONS = "ops_migrations"
 HISTORY = "ops_history"
 COLLECTIONS = (MIGRATIONS, HISTORY, "ops_leases", "ops_checkpoints")
@@ -49,7 +51,11 @@ def prepare(db: Database[Document]) -> None:
     there = set(db.list_collection_names(filter={"name": {"$in": list(COLLECTIONS)}}))
     for name in COLLECTIONS:
         if name not in there:
-            db.create_collection(name, check_exists=False)
+            try:
+                db.create_collection(name, check_exists=False)
+            except OperationFailure as error:
+                if error.code != NAMESPACE_EXISTS:  # another run, started at the same moment, was quicker
+                    raise
     if HISTORY not in there:
         db[HISTORY].create_index([("migration", 1), ("at", 1)])
 

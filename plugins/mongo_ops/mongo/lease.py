@@ -113,6 +113,15 @@ class Lease:
         done = self.db[LEASES].update_one(self._ours(), [{"$set": {"expires_at": "$$NOW", "released": True}}])
         return done.matched_count == 1
 
+    def renew(self) -> bool:
+        """Extend the lease whether it has lapsed or not, unless another acquisition came; say whether it is ours.
+
+        An acquisition may have to wait for the open transaction of a run that was killed (the server ends it after
+        ``transactionLifetimeLimitSeconds``), and ``$$NOW`` is the moment when that wait began.
+        """
+        mine = {"_id": self.resource, "epoch": self.epoch}
+        return self.db[LEASES].update_one(mine, self._renewal()).matched_count == 1
+
     def check(self) -> None:
         """Raise if the lease is no longer ours. For work that no transaction can guard, such as an index build."""
         if self._lost.is_set() or self.db[LEASES].find_one(self._ours()) is None:
@@ -172,9 +181,13 @@ def acquire(
     """
     deadline = time.monotonic() + wait
     while True:
+        began = time.monotonic()
         taken = _try_acquire(db, resource, holder, ttl)
         if taken is not None:
-            return Lease(db, resource, holder, int(taken["epoch"]), ttl)
+            lease = Lease(db, resource, holder, int(taken["epoch"]), ttl)
+            if time.monotonic() - began < ttl / 4 or lease.renew():
+                return lease
+            continue  # overtaken meanwhile
         current = show(db, resource)
         if current is None:
             _create(db, resource)

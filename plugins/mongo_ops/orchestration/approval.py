@@ -45,7 +45,9 @@ class PlanApprovalOperator(ApprovalOperator):
         if environment.approvers:
             others = [user for user in environment.approvers if user != asker]
             if not others:
-                raise AirflowFailException(f"No approver of {environment.name} is left besides the one who triggered the run.")
+                raise AirflowFailException(
+                    f"No approver of {environment.name} is left besides the one who triggered the run."
+                )
             self.assigned_users = [{"id": user, "name": user} for user in others]
         self.response_timeout = timedelta(minutes=environment.approval_minutes)
         return super().execute(context)

@@ -22,7 +22,9 @@ def migration_tasks(direction: str) -> list[MigrationOperator]:
     Where core migrations follow advanced ones, the later ones form a group of their own (``core_2``).
     Repeatable migrations come last going forward, and first going back.
     """
-    files = sorted(discover(include_folder() / "migrations"), key=lambda file: (file.migration.run_always, int(file.version)))
+    files = sorted(
+        discover(include_folder() / "migrations"), key=lambda file: (file.migration.run_always, int(file.version))
+    )
     if direction != FORWARD:
         files.reverse()
     tasks: list[MigrationOperator] = []

@@ -32,6 +32,7 @@ def operator_lineage(lineage: Mapping[str, Any]) -> Any:
     return OperatorLineage(
         inputs=[InputDataset(namespace=space, name=f"{database}.{name}") for name in lineage["reads"]],
         outputs=[
-            OutputDataset(namespace=space, name=f"{database}.{name}", outputFacets=dict(facets)) for name in lineage["writes"]
+            OutputDataset(namespace=space, name=f"{database}.{name}", outputFacets=dict(facets))
+            for name in lineage["writes"]
         ],
     )

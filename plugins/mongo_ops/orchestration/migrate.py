@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from mongo_ops.orchestration.evidence import insist_on_approval
 from mongo_ops.orchestration.operators import EngineOperator, holder_of, occasion_of, reporter_of
@@ -107,13 +107,34 @@ class LeaseOperator(EngineOperator):
             insist_on_approval(context, target, plan)
             occasion = occasion_of(context, plan.digest)
             losses = open_losses(target.environment)
-            with engine.open_run(target, occasion, losses, holder=holder_of(context), keep_lease=True) as run:
-                facts = engine.survey(target, include_folder())
-                now = current_plan(target, facts, self.direction, context)
-                engine.insist(plan, now, facts.records)
-                if self.direction == FORWARD and not context["params"].get("break_glass_reason"):
-                    insist_on_proof(target.environment, facts, now)
-                return {"epoch": run.lease.epoch}
+            try:
+                with engine.open_run(target, occasion, losses, holder=holder_of(context), keep_lease=True) as run:
+                    self._insist(context, target, plan)
+                    taken = {"epoch": run.lease.epoch}
+            except BaseException:
+                engine.release(target, holder_of(context))  # no teardown follows a setup that failed
+                raise
+        context["ti"].xcom_push("return_value", taken)
+        self._skip_what_is_not_planned(plan)
+        return taken
+
+    def _insist(self, context: Context, target: Target, plan: Plan) -> None:
+        from mongo_ops.migrations import engine  # noqa: PLC0415
+
+        facts = engine.survey(target, include_folder())
+        now = current_plan(target, facts, self.direction, context)
+        engine.insist(plan, now, facts.records)
+        if self.direction == FORWARD and not context["params"].get("break_glass_reason"):
+            insist_on_proof(target.environment, facts, now)
+
+    def _skip_what_is_not_planned(self, plan: Plan) -> None:
+        """Skip the other migrations at once: a process for each would take longer than most plans."""
+        tasks = self.dag.tasks if self.dag else []
+        others = [
+            task.task_id for task in tasks if isinstance(task, MigrationOperator) and task.migration not in plan.names
+        ]
+        if others:
+            raise DownstreamTasksSkipped(tasks=others)  # type: ignore[no-untyped-call]
 
 
 class ReleaseOperator(EngineOperator):
@@ -155,7 +176,12 @@ class MigrationOperator(EngineOperator):
             self._remember(target, facts, outcome)
         if outcome.already:
             raise AirflowSkipException(f"{self.migration} is done already.")
-        return {"name": outcome.name, "direction": outcome.direction, "counts": outcome.counts, "seconds": outcome.seconds}
+        return {
+            "name": outcome.name,
+            "direction": outcome.direction,
+            "counts": outcome.counts,
+            "seconds": outcome.seconds,
+        }
 
     def _carry_out(self, run: Any, facts: Survey, plan: Plan) -> Any:
         """Apply this one; or undo this one and, before it, whatever the plan undoes earlier and is not undone yet."""
@@ -197,7 +223,9 @@ class VerifyOperator(EngineOperator):
         for difference in differences:
             self.log.error("%s", difference)
         if differences:
-            raise AirflowFailException(f"The database differs from the migrations in {len(differences)} places: {differences[0]}")
+            raise AirflowFailException(
+                f"The database differs from the migrations in {len(differences)} places: {differences[0]}"
+            )
         if left := left_out(planned(context), facts):
             raise AirflowFailException(
                 f"{', '.join(left)} is in the plan and was not carried out: its task was marked by hand, or the file is newer than "

@@ -31,5 +31,7 @@ class RehearseOperator(EngineOperator):
         )  # fmt: skip
         self.log.info("\n%s", done.as_text())
         if not done.ok:
-            raise AirflowFailException("The rehearsal failed; this task's log names every failing migration and document.")
+            raise AirflowFailException(
+                "The rehearsal failed; this task's log names every failing migration and document."
+            )
         return {"ok": True, "seconds": round(done.seconds, 2)}
