@@ -158,13 +158,11 @@ class _Bench:
     def backfill(self) -> Notebook:
         """Measure the backfill."""
         documents = self.arguments.documents
-        _tell(f"loading {documents:,} documents ...")
-        size = backfill.load(self.server, documents)
         with ExitStack() as stack:
             workers = [self._worker(peer, stack) for peer in self.peers if peer.name == "mongomig"]
             ways = backfill.fillers(self.server, self.folder, workers[0] if workers else None)
-            seen = backfill.measure(ways, self.server, self.arguments.rounds or 3, _tell)
-        self.report.tables.append(backfill.table(seen, [way.name for way in ways], documents, size))
+            seen = backfill.measure(ways, self.server, documents, self.arguments.rounds or 3, _tell)
+        self.report.tables.append(backfill.table(seen, [way.name for way in ways], documents, backfill.document_size()))
         self.report.measured[f"backfill of {documents}, documents/s"] = seen.as_value()
         return seen
 

@@ -29,6 +29,7 @@ DATABASE, COLLECTION = "backfill", "plays"
 BARE, OURS = "bare update_many (not resumable)", "mongo-ops Backfill, exactly once"
 RATIO = 0.6
 HAND_BATCH = 10_000
+WARM_UP = 20_000
 INCREMENT = '{"$inc": {"n": 1}}'
 Document = dict[str, Any]
 
@@ -163,37 +164,50 @@ def fillers(server: Server, folder: Path, worker: Worker | None) -> list[Filler]
     return kept + (mongomig_fillers(worker) if worker else [])
 
 
-def load(server: Server, documents: int) -> int:
-    """Insert the documents and return their size in bytes on average."""
+def load(server: Server, documents: int) -> None:
+    """Insert the documents."""
     db = server.database(DATABASE)
-    server.client.drop_database(DATABASE)
+    db.drop_collection(COLLECTION)  # not the database: the tools keep their histories
     for begin in range(0, documents, 10_000):
         db[COLLECTION].insert_many([_document(i) for i in range(begin, min(documents, begin + 10_000))], ordered=False)
+
+
+def document_size() -> int:
+    """Return how large a document is, in bytes."""
     return len(bson.encode(_document(0)))
 
 
 def _document(i: int) -> Document:
     return {
         "_id": ObjectId(), "user": i, "track": f"track {i % 3503:05d}", "artist": f"artist {i % 275:04d}", "country": "DE",
-        "device": {"kind": "phone", "app": "5.2.1"}, "seconds": 30 + i % 300, "skipped": i % 7 == 0, "n": 0, "note": "x" * 50,
+        "device": {"kind": "phone", "app": "5.2.1"}, "seconds": 30 + i % 300, "skipped": i % 7 == 0, "n": 0, "note": "x" * 70,
     }  # fmt: skip
 
 
-def measure(ways: Sequence[Filler], server: Server, count: int, tell: Callable[[str], None]) -> Notebook:
-    """Let each way increment every document, and prove that it did so once."""
+def measure(
+    ways: Sequence[Filler], server: Server, documents: int, count: int, tell: Callable[[str], None]
+) -> Notebook:
+    """Warm every way up on a small collection, then let each increment every document, and prove that it did so once."""
+    load(server, min(WARM_UP, documents))
+    _rounds(ways, server, 1, tell)
+    tell(f"loading {documents:,} documents ...")
+    load(server, documents)
+    return _rounds(ways, server, count, tell)
+
+
+def _rounds(ways: Sequence[Filler], server: Server, count: int, tell: Callable[[str], None]) -> Notebook:
     book, db = Notebook(), server.database(DATABASE)
     documents = db[COLLECTION].count_documents({})
-    for expected, (number, counts, way) in enumerate(rounds(ways, count), 1):
+    for expected, (number, _, way) in enumerate(rounds(ways, count, warm_up=0), 1):
         server.settle()
         before = server.commands()
         seconds = way.run()
         commands = sum(difference(before, server.commands()).values())
         _prove(way, db, expected)
         way.clean()
-        tell(f"round {number}{'' if counts else ' (warm-up)'}: {documents / seconds:,.0f}/s  {way.name}")
-        if counts:
-            book.write(way.name, "rate", documents / seconds)
-            book.write(way.name, "commands", commands)
+        tell(f"{documents:,} documents, round {number}: {documents / seconds:,.0f}/s  {way.name}")
+        book.write(way.name, "rate", documents / seconds)
+        book.write(way.name, "commands", commands)
     return book
 
 

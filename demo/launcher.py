@@ -60,6 +60,7 @@ API_SERVER = Component(
 SCHEDULER = Component("scheduler", ["scheduler", "--skip-serve-logs"])
 DAG_PROCESSOR = Component("dag-processor", ["dag-processor"])
 TRIGGERER = Component("triggerer", ["triggerer", "--skip-serve-logs"])
+COMPONENTS = (API_SERVER, SCHEDULER, DAG_PROCESSOR, TRIGGERER)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -205,7 +206,7 @@ def main() -> None:
     if prepare(options.stamp):
         os.close(gate[1])
         os.close(gate[0])
-        for component in (SCHEDULER, DAG_PROCESSOR, TRIGGERER):
+        for component in COMPONENTS[1:]:
             launcher.start(component)
     code = launcher.watch()
     launcher.stop()

@@ -25,6 +25,7 @@ from pathlib import Path
 from demo import processes
 from demo.api import Api
 from demo.environment import DATABASES, ROOT, airflow_environment
+from demo.launcher import COMPONENTS
 from demo.mongo import start_replica_set
 from demo.state import RunFolder, StackError, State, choose_port
 
@@ -205,11 +206,11 @@ class Stack:
         self.say(f"Airflow answers on {self.url}.")
 
     def _what_the_logs_say(self) -> str:
-        ended = self._folder.tail("launcher")
-        guilty = next((log.stem for log in self._folder.logs.glob("*.log") if f"{log.stem} ended" in ended), "launcher")
-        return (
-            f"{ended}\n--- the end of {guilty}.log ---\n{self._folder.tail(guilty)}\n--- all logs: {self._folder.logs}"
-        )
+        ended = self._folder.tail("launcher", 10)
+        guilty = [log.stem for log in sorted(self._folder.logs.glob("*.log")) if f"{log.stem} ended" in ended]
+        shown = guilty or [component.name for component in COMPONENTS]
+        tails = [f"--- the end of {name}.log ---\n{self._folder.tail(name, 40 // len(shown))}" for name in shown]
+        return "\n".join([ended, *tails, f"--- all logs: {self._folder.logs}; `make up` tries again ---"])
 
     # Stop -----------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from demo.api import ApiError
+
 from mongo_ops import audit
 
 pytestmark = pytest.mark.usefixtures("staging")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import subprocess
@@ -108,7 +109,7 @@ def test_every_file_is_one_dag_of_its_name_and_imports_without_an_error(parsed):
 def test_parsing_is_quick_and_takes_neither_a_connection_nor_a_driver(tmp_path):
     seen = python(PARSE, json.dumps(HEAVY), *map(str, DAG_FILES), home=tmp_path)
 
-    print(f"parsing {len(DAG_FILES)} DAG files took {seen['seconds']:.2f} s of CPU")
+    print(f"parsing {len(DAG_FILES)} DAG files took {seen['seconds']:.2f} s of CPU")  # noqa: T201
     assert seen["before"] == [], "Airflow itself imports it, so this proves nothing"
     assert seen["imported"] == []
     assert seen["seconds"] < CPU_SECONDS
@@ -126,7 +127,7 @@ def test_migrations_run_one_after_the_other_in_the_order_of_their_versions(parse
     tasks = [task for task in dag["order"] if name_of(task) in FILES]
 
     assert [name_of(task) for task in tasks] == expected
-    for before, after in zip(tasks, tasks[1:], strict=False):
+    for before, after in itertools.pairwise(tasks):
         assert before in dag["upstream"][after]
 
 

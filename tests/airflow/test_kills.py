@@ -6,6 +6,7 @@ import os
 import signal
 
 from demo import processes
+
 from mongo_ops.mongo import lease
 
 COUNTERS = 60_000

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import bson
 import pytest
 from demo.api import ApiError
+from tests.airflow.conftest import LOGIN, PASSWORD, Ended
+
 from mongo_ops import audit
 from mongo_ops.mongo import lease
-
-from tests.airflow.conftest import LOGIN, PASSWORD, Ended
 
 E_MAIL, NAME = "marker.person@example.org", "Marker Person-Of-The-Tests"
 PERSONAL = (E_MAIL, NAME)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import bson
 import pytest
+
 from mongo_ops import audit
 
 LONDON = {"type": "Point", "coordinates": [-0.1276, 51.5072]}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from demo import processes
+from tests.airflow.conftest import Scheduler, start_scheduler
+
 from mongo_ops import audit
 from mongo_ops.mongo import lease
-
-from tests.airflow.conftest import Scheduler, start_scheduler
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 

@@ -21,7 +21,7 @@ from bson.raw_bson import RawBSONDocument
 from mongo_ops import storage
 from mongo_ops.mongo.documents import digest, set_digest
 from mongo_ops.mongo.lease import Holder, LeaseLostError, acquire, unlock
-from mongo_ops.storage import bsonfile, load, manifest
+from mongo_ops.storage import bsonfile, load, manifest, recreate
 
 RAW = CodecOptions(document_class=RawBSONDocument)
 EVERY_TYPE = [
@@ -485,14 +485,14 @@ def test_a_lost_lease_stops_the_restore(db, tracks, folder):
 def test_a_document_inserted_during_the_restore_is_not_overwritten(db, tracks, folder, monkeypatch):
     storage.take(db, "tracks", folder, name="s")
     tracks.drop()
-    made = storage.recreate.create
+    made = recreate.create
 
     def create_and_be_overtaken(*args):
         done = made(*args)
         tracks.insert_one({"_id": 2500, "title": "theirs"})
         return done
 
-    monkeypatch.setattr(storage.recreate, "create", create_and_be_overtaken)
+    monkeypatch.setattr(recreate, "create", create_and_be_overtaken)
     with pytest.raises(storage.RestoreConflictError, match="1 documents were inserted by others"):
         storage.restore(db, folder / "s")
     assert tracks.find_one({"_id": 2500}) == {"_id": 2500, "title": "theirs"}
@@ -615,3 +615,25 @@ def test_the_order_of_fields_makes_no_conflict(db, tracks, folder):
     one = tracks.find_one_and_delete({"_id": 5})
     tracks.insert_one(dict(reversed(one.items())))
     assert storage.restore(db, folder / "s").unchanged == 3000
+
+
+def test_a_restore_that_dies_before_the_indexes_leaves_no_collection_without_them(db, tracks, folder, monkeypatch):
+    tracks.create_index("plays")
+    storage.take(db, "tracks", folder, name="s")
+    tracks.drop()
+    run = recreate._done
+
+    def die(database, command):
+        if "createIndexes" in command:
+            raise KeyboardInterrupt
+        return run(database, command)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recreate, "_done", die)
+        storage.restore(db, folder / "s")
+    assert "tracks" not in db.list_collection_names()
+
+    storage.restore(db, folder / "s")
+
+    assert "plays_1" in tracks.index_information()
+    assert db.list_collection_names() == ["tracks"]

@@ -66,9 +66,11 @@ def load(path: Path, folder: Path) -> MigrationFile:
     """
     if not NAME.match(path.stem):
         raise MigrationFileError(path, "is not named like 007_what_it_does.py (three digits, then lower-case words).")
-    source = path.read_text(encoding="utf-8")
     try:
+        source = path.read_text(encoding="utf-8")
         docstring = ast.get_docstring(ast.parse(source)) or ""
+    except UnicodeDecodeError:
+        raise MigrationFileError(path, "is not text in UTF-8.") from None
     except SyntaxError as error:
         raise MigrationFileError(path, f"line {error.lineno}: {error.msg}") from None
     module = types.ModuleType("unloaded")

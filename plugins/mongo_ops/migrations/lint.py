@@ -65,7 +65,7 @@ def lint(
 def _numbers(files: Sequence[MigrationFile]) -> Iterator[Finding]:
     """Find duplicate numbers and gaps."""
     seen: dict[int, MigrationFile] = {}
-    for file in files:
+    for file in sorted(files, key=lambda file: int(file.version)):
         number = int(file.version)
         if number in seen:
             yield Finding(file.path.name, "MO004", f"has the same number as {seen[number].path.name}")
