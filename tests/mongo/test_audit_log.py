@@ -268,7 +268,7 @@ def test_a_removed_head_stops_writers_until_it_is_resealed(db):
     db.ops_audit_head.drop()
     with pytest.raises(audit.NotPreparedError):
         audit.record(db, entry())
-    with pytest.raises(audit.HeadFaultError, match="is gone.*reseal"):
+    with pytest.raises(audit.HeadFaultError, match=r"is gone.*reseal"):
         audit.record(db, entry())
 
     audit.reseal(db, entry(action="audit.resealed"))

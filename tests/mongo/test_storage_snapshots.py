@@ -628,9 +628,10 @@ def test_a_restore_that_dies_before_the_indexes_leaves_no_collection_without_the
             raise KeyboardInterrupt
         return run(database, command)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(recreate, "_done", die)
+    monkeypatch.setattr(recreate, "_done", die)
+    with pytest.raises(KeyboardInterrupt):
         storage.restore(db, folder / "s")
+    monkeypatch.undo()
     assert "tracks" not in db.list_collection_names()
 
     storage.restore(db, folder / "s")

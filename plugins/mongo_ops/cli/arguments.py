@@ -83,8 +83,9 @@ def _upkeep(parsers: Parsers) -> None:
     snapshots.add_argument("action", choices=("list", "restore"))
     snapshots.add_argument("name", nargs="?", help="the snapshot's name, for restore")
     snapshots.add_argument("--reason", help="required for restore; for the audit log")
-    audit = _command(parsers, "audit", "verify the audit log's chain")
-    audit.add_argument("action", choices=("verify",))
+    audit = _command(parsers, "audit", "verify the audit log's chain; seal a chain again whose head is broken")
+    audit.add_argument("action", choices=("verify", "reseal"))
+    audit.add_argument("--reason", help="required for reseal; for the audit log")
     audit.add_argument("--anchor", metavar="SEQ:HASH", help="a head noted earlier, kept outside of the database")
 
 

@@ -116,7 +116,8 @@ class Plan:
 
     def as_value(self) -> dict[str, Any]:
         """Return the plan as JSON-able values, for a task to hand to the next."""
-        return dataclasses.asdict(self)
+        steps = [dataclasses.asdict(step) | {"operations": list(step.operations)} for step in self.steps]
+        return dataclasses.asdict(self) | {"steps": steps}
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Plan:
@@ -190,7 +191,7 @@ def rollback_path(
         file = known.get(record.name)
         reason = file.migration.why_irreversible() if file else None
         if reason is None and record.baseline:
-            reason = "it was recorded as a baseline and never run here"
+            reason = "it was recorded as applied and did not run here as its file says"
         if reason is not None:
             raise IrreversibleError(record.name, reason)
     drifted = [r.name for r in path if r.name in known and known[r.name].checksum != r.checksum and r.state is State.APPLIED]

@@ -5,6 +5,7 @@ What passes between tasks is the plan (names, checksums, sentences), never a doc
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
@@ -115,7 +116,7 @@ class LeaseOperator(EngineOperator):
                 engine.release(target, holder_of(context))  # no teardown follows a setup that failed
                 raise
         context["ti"].xcom_push("return_value", taken)
-        self._skip_what_is_not_planned(plan)
+        self._skip_what_is_done(plan)
         return taken
 
     def _insist(self, context: Context, target: Target, plan: Plan) -> None:
@@ -127,14 +128,16 @@ class LeaseOperator(EngineOperator):
         if self.direction == FORWARD and not context["params"].get("break_glass_reason"):
             insist_on_proof(target.environment, facts, now)
 
-    def _skip_what_is_not_planned(self, plan: Plan) -> None:
-        """Skip the other migrations at once: a process for each would take longer than most plans."""
-        tasks = self.dag.tasks if self.dag else []
-        others = [
-            task.task_id for task in tasks if isinstance(task, MigrationOperator) and task.migration not in plan.names
-        ]
-        if others:
-            raise DownstreamTasksSkipped(tasks=others)  # type: ignore[no-untyped-call]
+    def _skip_what_is_done(self, plan: Plan) -> None:
+        """Skip the migrations before the plan's first at once: a process for each would take longer than most plans.
+
+        Only those: a task waits for the one before it, so skipping later ones now would let their successors overtake.
+        """
+        tasks = self.dag.topological_sort() if self.dag else ()  # type: ignore[no-untyped-call]
+        migrations = (task for task in tasks if isinstance(task, MigrationOperator))
+        done = [task.task_id for task in takewhile(lambda task: task.migration not in plan.names, migrations)]
+        if done:
+            raise DownstreamTasksSkipped(tasks=done)  # type: ignore[no-untyped-call]
 
 
 class ReleaseOperator(EngineOperator):
