@@ -216,3 +216,15 @@ def test_help_needs_neither_airflow_nor_pymongo():
     assert "'airflow'" not in out
     assert "'pymongo'" not in out
     assert time.process_time() - began < 5
+
+
+def test_a_broken_head_is_told_and_sealed_again(project, db, capsys):
+    assert main(["migrate", "--env", "development", "--to", "001"]) == 0
+    db["ops_audit_head"].delete_many({})
+    capsys.readouterr()
+
+    assert run(capsys, "audit", "verify", "--env", "development")[0] == 1
+    assert run(capsys, "audit", "reseal", "--env", "development")[1]["kind"] == "ReasonMissingError"
+    code, value = run(capsys, "audit", "reseal", "--env", "development", "--reason", "the head was dropped by accident")
+    assert (code, value["head_seq"]) == (0, 2)
+    assert run(capsys, "audit", "verify", "--env", "development")[0] == 0

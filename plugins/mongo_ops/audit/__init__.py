@@ -5,6 +5,7 @@
 """
 
 from mongo_ops.audit.log import (
+    AUDIT_LOG,
     HeadFaultError,
     NothingToResealError,
     NotPreparedError,
@@ -18,6 +19,7 @@ from mongo_ops.audit.model import AuditEntry, Fault, Head, Verification
 from mongo_ops.audit.verify import verify
 
 __all__ = [
+    "AUDIT_LOG",
     "AuditEntry",
     "Fault",
     "Head",

@@ -74,7 +74,9 @@ def snapshots(arguments: argparse.Namespace) -> int:
 
 
 def audit(arguments: argparse.Namespace) -> int:
-    """Verify the audit log's chain; exit code 1 when it is broken."""
+    """Verify the audit log's chain (exit code 1 when it is broken), or seal it again when its head is broken."""
+    if arguments.action == "reseal":
+        return _reseal(arguments)
     anchor: audit_log.Head | None = None
     if arguments.anchor:
         number, _, found = str(arguments.anchor).partition(":")
@@ -85,6 +87,16 @@ def audit(arguments: argparse.Namespace) -> int:
         result = audit_log.verify(target.db, anchor)
     show(arguments, dataclasses.asdict(result), str(result))
     return 1 if result.faults else 0
+
+
+def _reseal(arguments: argparse.Namespace) -> int:
+    _insist_on_reason(arguments.reason)
+    with support.open_target(arguments.env) as target:
+        occasion = support.occasion(reason=arguments.reason)
+        entry = audit_entry(arguments.env, occasion, audit_log.AUDIT_LOG, "audit.resealed", "done", {})
+        head = audit_log.reseal(target.db, entry)
+    show(arguments, {"head_seq": head.seq, "head_hash": head.hash}, f"The chain goes on at entry {head.seq}.")
+    return 0
 
 
 def _insist_on_reason(reason: str | None) -> None:
