@@ -79,11 +79,14 @@ install_lock() {
 
 check_mongod() {  # the embedded server needs libcurl, which a bare machine lacks
     local problem
-    probe() { .venv/bin/python -c 'from mongo_ops.embedded import find_mongod; find_mongod()' 2>&1; }
-    probe >/dev/null && return
-    install_packages libcurl4t64 libcurl4 || true
-    problem=$(probe) || fail "$(tail -n 1 <<< "$problem" | sed 's/^[A-Za-z_.]*Error: //')"
+    problem=$(probe_mongod) && return
+    if [[ $problem == *libcurl* ]] && install_packages libcurl4t64 libcurl4; then
+        problem=$(probe_mongod) && return
+    fi
+    fail "$(tail -n 1 <<< "$problem" | sed 's/^[A-Za-z_.]*Error: //')"
 }
+
+probe_mongod() { .venv/bin/python -c 'from mongo_ops.embedded import find_mongod; find_mongod()' 2>&1; }
 
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(digest)" ] && [ -x .venv/bin/python ]; then exit 0; fi
 rm -f "$stamp"

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+
 from mongo_ops.embedded import ReplicaSet
 from mongo_ops.mongo.connection import ConnectionSpec, connect
 from mongo_ops.settings import Environment

@@ -79,7 +79,9 @@ def load_environments(folder: Path | None = None) -> Mapping[str, Environment]:
     """
     path = (folder or include_folder()) / "environments.yaml"
     if not path.is_file():
-        raise SettingsError(f"{path} does not exist. Copy one from the project, or set {INCLUDE_VARIABLE} to its folder.")
+        raise SettingsError(
+            f"{path} does not exist. Copy one from the project, or set {INCLUDE_VARIABLE} to its folder."
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

@@ -179,9 +179,11 @@ class Scheduler:
         """Mark a task as failed or successful, as a button in the UI does."""
         self.api.call("PATCH", f"{run.path}/taskInstances/{self.task_id(run, name)}", {"new_state": state})
 
-    def give_up(self, run: Run) -> None:
-        """Mark a run as failed."""
-        self.api.call("PATCH", run.path, {"state": "failed"})
+    def give_up(self, run: Run, name: str) -> Ended:
+        """Mark a task as failed while it waits for its next try; return the run's end."""
+        self.until(lambda: self.api.task(run, self.task_id(run, name))["state"] == "up_for_retry", "a pause between tries")
+        self.set_state(run, name, "failed")
+        return self.end(run)
 
     def cli(
         self, command: str, environment: str, *more: str, include: Path | None = None

@@ -109,7 +109,7 @@ def test_every_file_is_one_dag_of_its_name_and_imports_without_an_error(parsed):
 def test_parsing_is_quick_and_takes_neither_a_connection_nor_a_driver(tmp_path):
     seen = python(PARSE, json.dumps(HEAVY), *map(str, DAG_FILES), home=tmp_path)
 
-    print(f"parsing {len(DAG_FILES)} DAG files took {seen['seconds']:.2f} s of CPU")  # noqa: T201
+    print(f"parsing {len(DAG_FILES)} DAG files took {seen['seconds']:.2f} s of CPU")
     assert seen["before"] == [], "Airflow itself imports it, so this proves nothing"
     assert seen["imported"] == []
     assert seen["seconds"] < CPU_SECONDS

@@ -184,10 +184,11 @@ def test_an_environment_that_does_not_exist_is_refused_by_the_form(scheduler):
 def test_a_server_that_does_not_answer_is_tried_again(scheduler):
     run = scheduler.trigger("unreachable")
     scheduler.until(lambda: scheduler.api.task(run, "plan")["try_number"] > 1, "the second try")
-    scheduler.give_up(run)
+
+    ended = scheduler.give_up(run, "plan")
 
     told = scheduler.log(run, "plan")
-
+    assert (ended.state, ended.migrations("success")) == ("failed", [])
     assert "No MongoDB server answered at 127.0.0.1:1 (connection mongo_nowhere)" in told
     assert PASSWORD not in told
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from mongo_ops.cli import main
 from mongo_ops.mongo.lease import Holder, acquire
 

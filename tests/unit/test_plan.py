@@ -25,6 +25,7 @@ from mongo_ops.migrations.plan import (
     still_covers,
     version_number,
 )
+
 from mongo_ops.migrations.model import OperationRecord  # isort: skip
 
 ONE, TWO = InsertDocuments("plans", [{"_id": 1}]), InsertDocuments("plans", [{"_id": 2}])

@@ -60,15 +60,21 @@ def _files(parsers: Parsers) -> None:
 def _upkeep(parsers: Parsers) -> None:
     rehearse = _command(parsers, "rehearse", "run the pending migrations up, down and up on a sampled copy")
     _forward(rehearse)
-    rehearse.add_argument("--sample", type=int, default=1000, metavar="N", help="documents per collection (default 1000; 0: all)")
+    rehearse.add_argument(
+        "--sample", type=int, default=1000, metavar="N", help="documents per collection (default 1000; 0: all)"
+    )
     baseline = _command(parsers, "baseline", "record migrations as applied without running them")
     source = baseline.add_mutually_exclusive_group(required=True)
     source.add_argument("--to", metavar="VERSION", help="the last version that the database already has")
-    source.add_argument("--from", dest="peer", metavar="TOOL", help="read the history of migrate-mongo, pymongo-migrate, mongomig, ...")
+    source.add_argument(
+        "--from", dest="peer", metavar="TOOL", help="read the history of migrate-mongo, pymongo-migrate, mongomig, ..."
+    )
     baseline.add_argument("--collection", help="where the other tool keeps its history, unless in its usual place")
     baseline.add_argument("--folder", help="the other tool's migrations (mongodb-migrations only)")
     baseline.add_argument("--match", action="append", default=[], metavar="THEIRS=OURS", help="for names that differ")
-    baseline.add_argument("--ignore-unmatched", action="store_true", help="go on although some of theirs have no file here")
+    baseline.add_argument(
+        "--ignore-unmatched", action="store_true", help="go on although some of theirs have no file here"
+    )
     baseline.add_argument("--dry-run", action="store_true", help="show what would be recorded")
     baseline.add_argument("--reason", required=True, help="for the audit log; name no person")
     mark = _command(parsers, "mark", "say what state a migration really is in")
@@ -104,5 +110,7 @@ def _forward(parser: argparse.ArgumentParser) -> None:
 def _writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the plan with counts and write nothing")
     parser.add_argument("--reason", help="for the audit log; name no person")
-    parser.add_argument("--approved", metavar="DIGEST", help="the approved plan's digest; needed where the environment is protected")
+    parser.add_argument(
+        "--approved", metavar="DIGEST", help="the approved plan's digest; needed where the environment is protected"
+    )
     parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait for another run's lease")

@@ -33,7 +33,9 @@ def lint(arguments: argparse.Namespace) -> int:
     """Check every migration file; exit code 2 when there are errors."""
     findings = check(include_folder() / "migrations", load_environments())
     errors = [finding for finding in findings if finding.severity == "error"]
-    value = {"findings": [{"file": f.file, "code": f.code, "severity": f.severity, "message": f.message} for f in findings]}
+    value = {
+        "findings": [{"file": f.file, "code": f.code, "severity": f.severity, "message": f.message} for f in findings]
+    }
     lines = [str(finding) for finding in findings]
     show(arguments, value, "\n".join([*lines, f"{len(errors)} errors, {len(findings) - len(errors)} warnings"]))
     return FAULTS_FOUND if errors else 0

@@ -119,7 +119,9 @@ def _told(arguments: argparse.Namespace, outcome: Outcome) -> Outcome:
     if not arguments.json:
         verb = "applied" if outcome.direction == "forward" else "undone"
         counts = ", ".join(f"{count:,} {what}" for what, count in outcome.counts.items()) or "no documents"
-        print(f"{outcome.name}: {'nothing left to do' if outcome.already else f'{verb} in {outcome.seconds:.2f} s, {counts}'}")
+        print(
+            f"{outcome.name}: {'nothing left to do' if outcome.already else f'{verb} in {outcome.seconds:.2f} s, {counts}'}"
+        )
     return outcome
 
 

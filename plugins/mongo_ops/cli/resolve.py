@@ -59,7 +59,11 @@ def baseline(arguments: argparse.Namespace) -> int:
 
 def _adopt(arguments: argparse.Namespace) -> int:
     pairs = _pairs(arguments.match)
-    place = {"collection": arguments.collection, "folder": Path(arguments.folder) if arguments.folder else None, "pairs": pairs}
+    place = {
+        "collection": arguments.collection,
+        "folder": Path(arguments.folder) if arguments.folder else None,
+        "pairs": pairs,
+    }
     if arguments.dry_run:
         with support.open_target(arguments.env, read_only=True) as target:
             facts = engine.survey(target, include_folder())

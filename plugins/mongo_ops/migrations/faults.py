@@ -6,7 +6,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pymongo.errors import BulkWriteError, ConnectionFailure, ExecutionTimeout, NetworkTimeout, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+)
 
 from mongo_ops.errors import MongoOpsError, PlanError, RunError
 

@@ -109,7 +109,9 @@ class Forward(Passage):
             return condition.violation(self.db)
         if isinstance(condition, CollectionExists | IndexExists):  # no transaction can read the catalogue
             name = condition.collection
-            made_here = isinstance(condition, CollectionExists) and self.db[name].find_one({}, {"_id": 1}, session=session)
+            made_here = isinstance(condition, CollectionExists) and self.db[name].find_one(
+                {}, {"_id": 1}, session=session
+            )
             return None if made_here else condition.violation(self.db)
         with session.bind(end_session=False):
             return condition.violation(self.db)
@@ -161,5 +163,3 @@ class Forward(Passage):
         self.state(State.APPLIED, **self.program(), order=order,
                    seconds=seconds, error=None)  # fmt: skip
         self.event("applied", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))
-
-

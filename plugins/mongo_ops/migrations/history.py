@@ -119,7 +119,14 @@ def operation_document(kind: str, digest: str, state: str) -> Document:
 def operation_documents(operations: Sequence[OperationRecord]) -> list[Document]:
     """Return operations' records as stored."""
     return [
-        {"kind": o.kind, "digest": o.digest, "state": o.state, "found": o.found, "counts": o.counts, "seconds": o.seconds}
+        {
+            "kind": o.kind,
+            "digest": o.digest,
+            "state": o.state,
+            "found": o.found,
+            "counts": o.counts,
+            "seconds": o.seconds,
+        }
         for o in operations
     ]
 

@@ -50,7 +50,9 @@ def lint(
     files: list[MigrationFile] = []
     for path in candidates(folder):
         if not NAME.match(path.stem):
-            findings.append(Finding(path.name, "MO001", "name it like 007_what_it_does.py: three digits, lower-case words"))
+            findings.append(
+                Finding(path.name, "MO001", "name it like 007_what_it_does.py: three digits, lower-case words")
+            )
             continue
         try:
             files.append(load(path, folder))

@@ -37,23 +37,27 @@ class Losses:
             run_id: for the manifest.
         """
         for index, loss in enumerate(losses):
-            if db[loss.collection].find_one(dict(loss.where), {"_id": 1}) is None:
-                if loss.fields or not db.list_collection_names(filter={"name": loss.collection}):
-                    continue
+            nothing = db[loss.collection].find_one(dict(loss.where), {"_id": 1}) is None
+            if nothing and (loss.fields or not db.list_collection_names(filter={"name": loss.collection})):
+                continue
             projection = dict.fromkeys(loss.fields, 1) if loss.fields else None
             storage.take(
                 db, loss.collection, self.folder, name=f"{db.name}/{step}/{index}/{attempt}", where=loss.where,
                 projection=projection, run_id=run_id, migration=step.partition("/")[0],
             )  # fmt: skip
 
-    def bring_back(self, db: Database[Document], losses: Sequence[Loss], step: str, attempts: int, lease: Lease) -> None:
+    def bring_back(
+        self, db: Database[Document], losses: Sequence[Loss], step: str, attempts: int, lease: Lease
+    ) -> None:
         """Restore each loss from the latest snapshot taken of it.
 
         Raises:
             RestoreConflictError: documents with the same ``_id`` and other content have come since.
         """
         for index, loss in enumerate(losses):
-            places = (storage.at(self.folder, f"{db.name}/{step}/{index}/{attempt}") for attempt in range(attempts, 0, -1))
+            places = (
+                storage.at(self.folder, f"{db.name}/{step}/{index}/{attempt}") for attempt in range(attempts, 0, -1)
+            )
             latest = next((place for place in places if storage.finished(place)), None)
             if latest is not None:
                 storage.restore(db, latest, mode="merge_fields" if loss.fields else "insert", lease=lease)

@@ -107,8 +107,17 @@ class Passage(ABC):
     def _write(self, session: ClientSession) -> None:
         """Write what was noted: one state document, the events, the audit entries."""
         if self._state:
-            fields = {**self._state, "direction": self.direction, "operations": self.operations, "attempt": self.attempt}
-            fields |= {"application": self.application, "run_id": self.run.occasion.run_id, "epoch": self.run.lease.epoch}
+            fields = {
+                **self._state,
+                "direction": self.direction,
+                "operations": self.operations,
+                "attempt": self.attempt,
+            }
+            fields |= {
+                "application": self.application,
+                "run_id": self.run.occasion.run_id,
+                "epoch": self.run.lease.epoch,
+            }
             now = ("applied_at",) if self._state["state"] == State.APPLIED else ()
             history.save(self.db, session, self.file.name, fields, now)
         if self._events:
@@ -117,7 +126,12 @@ class Passage(ABC):
             if one["event"] in AUDITED:
                 environment, event = self.run.target.environment.name, one["event"]
                 entry = audit_entry(
-                    environment, self.run.occasion, self.file.name, f"migration.{event}", AUDITED[event], _auditable(one)
+                    environment,
+                    self.run.occasion,
+                    self.file.name,
+                    f"migration.{event}",
+                    AUDITED[event],
+                    _auditable(one),
                 )
                 audit.append(self.db, session, entry)
 
@@ -161,7 +175,9 @@ class Passage(ABC):
         end = covered(self.db, walk) if self.direction == "reverse" else None
         batches = Batches(self.run.lease, self.run.limits, self.run.report)
 
-        def in_batches(collection: str, where: Mapping[str, Any], apply: Any, digest: str, name: str = "", end: Any = None) -> Counts:
+        def in_batches(
+            collection: str, where: Mapping[str, Any], apply: Any, digest: str, name: str = "", end: Any = None
+        ) -> Counts:
             step = Step(f"{self.base}/{self.direction}/{index}{'/' + name if name else ''}", digest, collection, where)
             return batches.run(step, apply, end=end)
 
@@ -207,7 +223,9 @@ def audit_entry(
 
 
 def _auditable(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {key: facts[key] for key in ("direction", "attempt", "checksum", "counts", "seconds", "error") if key in facts}
+    return {
+        key: facts[key] for key in ("direction", "attempt", "checksum", "counts", "seconds", "error") if key in facts
+    }
 
 
 def brief(operations: list[Document]) -> list[Document]:

@@ -194,7 +194,9 @@ def rollback_path(
             reason = "it was recorded as applied and did not run here as its file says"
         if reason is not None:
             raise IrreversibleError(record.name, reason)
-    drifted = [r.name for r in path if r.name in known and known[r.name].checksum != r.checksum and r.state is State.APPLIED]
+    drifted = [
+        r.name for r in path if r.name in known and known[r.name].checksum != r.checksum and r.state is State.APPLIED
+    ]
     if drifted:
         raise ChecksumDriftError(drifted)
     return path
@@ -209,7 +211,11 @@ def still_covers(approved: Plan, now: Plan, records: Sequence[Record]) -> bool:
     finished = {(record.name, record.checksum) for record in records if record.state is gone_to}
     left = [(step.name, step.checksum) for step in approved.steps if (step.name, step.checksum) not in finished]
     found = [(step.name, step.checksum) for step in now.steps]
-    same_place = (approved.environment, approved.database, approved.direction) == (now.environment, now.database, now.direction)
+    same_place = (approved.environment, approved.database, approved.direction) == (
+        now.environment,
+        now.database,
+        now.direction,
+    )
     return same_place and [step for step in found if step not in finished] == left
 
 
@@ -238,7 +244,9 @@ def _last(files: Sequence[MigrationFile], target: str | None) -> int:
         return max(versions, default=0)
     number = version_number(target)
     if number not in versions:
-        raise UnknownVersionError(f"There is no migration {target}; known are {', '.join(file.version for file in files)}.")
+        raise UnknownVersionError(
+            f"There is no migration {target}; known are {', '.join(file.version for file in files)}."
+        )
     return number
 
 
@@ -274,7 +282,9 @@ def _refuse_drift(known: Mapping[str, MigrationFile], states: Mapping[str, Recor
     drifted = [
         name
         for name, record in states.items()
-        if record.state is State.APPLIED and not known[name].migration.run_always and known[name].checksum != record.checksum
+        if record.state is State.APPLIED
+        and not known[name].migration.run_always
+        and known[name].checksum != record.checksum
     ]
     if drifted:
         raise ChecksumDriftError(sorted(drifted))
@@ -294,7 +304,9 @@ def _refuse_unresolved(known: Mapping[str, MigrationFile], states: Mapping[str, 
 def _refuse_out_of_order(
     known: Mapping[str, MigrationFile], states: Mapping[str, Record], todo: Sequence[MigrationFile]
 ) -> None:
-    applied = [int(r.version) for n, r in states.items() if r.state is State.APPLIED and not known[n].migration.run_always]
+    applied = [
+        int(r.version) for n, r in states.items() if r.state is State.APPLIED and not known[n].migration.run_always
+    ]
     newest = max(applied, default=0)
     late = [file.name for file in todo if int(file.version) < newest and file.name not in states]
     if late:

@@ -18,7 +18,12 @@ def plan_as_json(plan: Plan, previews: Sequence[MigrationPreview]) -> dict[str, 
         "direction": plan.direction,
         "digest": plan.digest,
         "steps": [
-            {"name": step.name, "checksum": step.checksum, "operations": list(step.operations), "operations_done": step.resumes}
+            {
+                "name": step.name,
+                "checksum": step.checksum,
+                "operations": list(step.operations),
+                "operations_done": step.resumes,
+            }
             for step in plan.steps
         ],
         "previews": [
@@ -71,7 +76,10 @@ def _markdown_step(name: str, operations: Sequence[str], resumes: int, preview: 
         return [*lines, *(f"1. {description}" for description in operations), ""]
     lines += [preview.title, ""] if preview.title else []
     lines += [f"Resumes after {_count(resumes, 'operation')}.", ""] if resumes else []
-    lines += ["| operation | documents | scanned | rejected | about | risk |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    lines += [
+        "| operation | documents | scanned | rejected | about | risk |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
     lines += [
         f"| {_cell(op.description)} | {_number(op.preview.matched)} | {_number(op.preview.scanned)} "
         f"| {_number(op.preview.rejected)} | {op.preview.seconds:.1f} s | {op.preview.risk} |"
@@ -91,11 +99,17 @@ def plan_as_text(plan: Plan, previews: Sequence[MigrationPreview]) -> str:
     by_name = {preview.name: preview for preview in previews}
     for step in plan.steps:
         preview = by_name.get(step.name)
-        lines += ["", f"{step.name}" + (f"  (resumes after {_count(step.resumes, 'operation')})" if step.resumes else "")]
+        lines += [
+            "",
+            f"{step.name}" + (f"  (resumes after {_count(step.resumes, 'operation')})" if step.resumes else ""),
+        ]
         if preview is None:
             lines += [f"  - {description}" for description in step.operations]
             continue
-        lines.append(f"  risk {preview.risk}, about {preview.seconds:.1f} s" + (", one transaction" if preview.transaction else ""))
+        lines.append(
+            f"  risk {preview.risk}, about {preview.seconds:.1f} s"
+            + (", one transaction" if preview.transaction else "")
+        )
         lines += [line for op in preview.operations for line in _text_operation(op)]
     return "\n".join([*lines, "", f"Digest {plan.digest}"])
 
@@ -121,7 +135,9 @@ def status_rows(
     by_name = {record.name: record for record in records}
     rows = [_row(file, by_name.get(file.name), environment) for file in files]
     known = {file.name for file in files}
-    rows += [_missing_row(record) for record in records if record.name not in known and record.state is not State.ROLLED_BACK]
+    rows += [
+        _missing_row(record) for record in records if record.name not in known and record.state is not State.ROLLED_BACK
+    ]
     return tuple(sorted(rows, key=lambda row: row["name"]))
 
 
@@ -149,7 +165,9 @@ def _row(file: MigrationFile, record: Record | None, environment: str) -> Mappin
         "group": file.group,
         "state": "baseline" if record and record.baseline and state is State.APPLIED else shown,
         "drift": "edited" if edited and not file.migration.run_always else None,
-        "applied_at": record.applied_at.isoformat() if record and record.applied_at and state is State.APPLIED else None,
+        "applied_at": record.applied_at.isoformat()
+        if record and record.applied_at and state is State.APPLIED
+        else None,
         "operations_done": done,
         "operations": len(file.migration.operations),
         "attempts": record.attempt if record else 0,

@@ -91,5 +91,3 @@ class Reverse(Passage):
         self.state(State.ROLLED_BACK, order=0, seconds=seconds, error=None)
         self.db[CHECKPOINTS].delete_many({"_id": {"$gte": f"{self.base}/", "$lt": f"{self.base}0"}}, session=session)
         self.event("rolled_back", counts=counts.as_dict(), seconds=seconds, operations=brief(self.operations))
-
-

@@ -56,22 +56,23 @@ def _source(source: str) -> Iterator[Fault]:
     if CREDENTIAL.search(source):
         yield Fault("MO116", "holds something that looks like a credential; name a connection instead")
     for node in ast.walk(ast.parse(source)):
-        modules: list[str] = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            modules = [node.module or ""]
-        for module in modules:
+        for module in _imported(node):
             if module.partition(".")[0] in FORBIDDEN_IMPORTS:
                 yield Fault("MO114", f"imports {module}; a migration uses mongo_ops.migrations, bson and plain Python")
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in BULK_WRITES:
-            if not _inside_batch(node):
-                yield Fault("MO108", f"line {node.lineno}: {node.func.attr} outside ctx.in_batches is unbounded and not resumable")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _unbounded(node, node.func.attr):
+            text = f"line {node.lineno}: {node.func.attr} outside ctx.in_batches is unbounded and not resumable"
+            yield Fault("MO108", text)
 
 
-def _inside_batch(call: ast.Call) -> bool:
-    """Say whether a bulk write passes a session, as the work of a batch or a transaction does."""
-    return any(keyword.arg == "session" for keyword in call.keywords)
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+
+
+def _unbounded(call: ast.Call, method: str) -> bool:
+    """Say whether a bulk write passes no session, as the work of a batch or a transaction does."""
+    return method in BULK_WRITES and not any(keyword.arg == "session" for keyword in call.keywords)
 
 
 def about_order(file: MigrationFile) -> Iterator[Fault]:
@@ -82,9 +83,13 @@ def about_order(file: MigrationFile) -> Iterator[Fault]:
         if not later:
             continue
         if op.kind == "SetValidator" and getattr(op, "validator", None):
-            yield Fault("MO107", f"tightens the validator of {op.writes()[0]} before {later[0].kind} has filled it; swap them")
+            yield Fault(
+                "MO107", f"tightens the validator of {op.writes()[0]} before {later[0].kind} has filled it; swap them"
+            )
         if op.kind == "CreateIndex" and getattr(op, "unique", False):
-            yield Fault("MO106", f"builds a unique index on {op.writes()[0]} before {later[0].kind} has filled it; swap them")
+            yield Fault(
+                "MO106", f"builds a unique index on {op.writes()[0]} before {later[0].kind} has filled it; swap them"
+            )
 
 
 def about_personal_data(file: MigrationFile, personal: Mapping[str, Collection[str]]) -> Iterator[Fault]:

@@ -129,7 +129,11 @@ class Batches:
     """Runs a step in batches, resuming from its checkpoint."""
 
     def __init__(
-        self, lease: Lease, limits: Limits | None = None, report: Reporter = log_progress, clock: Callable[[], float] = time.monotonic
+        self,
+        lease: Lease,
+        limits: Limits | None = None,
+        report: Reporter = log_progress,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lease, self._db = lease, lease.db
         self._limits = limits or Limits()
@@ -190,13 +194,21 @@ class Batches:
 
     def _refuse_unwalkable(self, step: Step) -> None:
         info = next(iter(self._db.list_collections(filter={"name": step.collection})), None)
-        kind = "capped collection" if info and info.get("options", {}).get("capped") else info["type"] if info else "collection"
+        kind = (
+            "capped collection"
+            if info and info.get("options", {}).get("capped")
+            else info["type"]
+            if info
+            else "collection"
+        )
         if kind != "collection":
             raise NotWalkableError(f"{step.collection} is a {kind} and cannot be changed in batches.")
 
     def _one_batch(self, collection: Collection[Document], step: Step, apply: Apply, point: Document) -> Document:
         started = self._clock()
-        span = keyrange.next_range(collection, point["next"], End(point["upper"], inclusive=point["upper_inclusive"]), point["size"])
+        span = keyrange.next_range(
+            collection, point["next"], End(point["upper"], inclusive=point["upper_inclusive"]), point["size"]
+        )
         selected = {"$and": [span.filter, step.where]} if step.where else span.filter
 
         def body(session: ClientSession) -> Document:

@@ -75,12 +75,16 @@ class ConnectionSpec:
     def build(cls, conn_id: str, parts: Mapping[str, Any]) -> ConnectionSpec:
         """Make a spec from a connection's fields: conn_type, host, port, login, password, schema, extra."""
         if parts.get("conn_type") != "mongo":
-            raise InvalidConnectionError(f"Connection {conn_id}: conn_type must be 'mongo', not {parts.get('conn_type')!r}.")
+            raise InvalidConnectionError(
+                f"Connection {conn_id}: conn_type must be 'mongo', not {parts.get('conn_type')!r}."
+            )
         host, port = parts.get("host"), parts.get("port")
         if not host:
             raise InvalidConnectionError(f"Connection {conn_id} names no host.")
         if "@" in str(host):
-            raise InvalidConnectionError(f"Connection {conn_id}: put the login into login and password, not into the host.")
+            raise InvalidConnectionError(
+                f"Connection {conn_id}: put the login into login and password, not into the host."
+            )
         extra = dict(_extra(conn_id, parts.get("extra")))
         srv = str(extra.pop("srv", "false")).lower() == "true"
         if srv and port:
@@ -105,7 +109,11 @@ def _parse_json(conn_id: str, value: str) -> Mapping[str, Any]:
 def _parse_uri(conn_id: str, value: str) -> Mapping[str, Any]:
     try:
         url = urlsplit(value)
-        parts: dict[str, Any] = {"conn_type": url.scheme, "host": url.hostname and unquote(url.hostname), "port": url.port}
+        parts: dict[str, Any] = {
+            "conn_type": url.scheme,
+            "host": url.hostname and unquote(url.hostname),
+            "port": url.port,
+        }
     except ValueError:
         raise InvalidConnectionError(
             f"Connection {conn_id} is not a valid URI; several hosts need the JSON form, see docs/connections.md."
@@ -169,7 +177,13 @@ def connect(
     try:
         options = client_options(spec.options)
         client = MongoClient(spec.uri, **options, event_listeners=list(listeners))
-    except (InvalidURI, ConfigurationError, ValueError, TypeError, OSError) as error:  # OSError: an unreadable certificate
+    except (
+        InvalidURI,
+        ConfigurationError,
+        ValueError,
+        TypeError,
+        OSError,
+    ) as error:  # OSError: an unreadable certificate
         raise InvalidConnectionError(
             f"Connection {spec.conn_id} ({spec.hosts}) cannot be used: {_without_secrets(str(error), spec)}"
         ) from None

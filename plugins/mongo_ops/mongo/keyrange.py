@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.documents import Document
 
 BY_ID = [("_id", 1)]
-NOT_BEFORE = frozenset({51175, 6137401})  # min() is not below max(): what was in front of the end is deleted, or they are equal
+NOT_BEFORE = frozenset(
+    {51175, 6137401}
+)  # min() is not below max(): what was in front of the end is deleted, or they are equal
 _BRACKETS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("bool", (bool,)),
     ("number", (int, float, Int64, Decimal128)),
@@ -90,7 +92,9 @@ def next_range(collection: Collection[Document], start: Any, end: End, size: int
 
 def _keys(collection: Collection[Document], start: Any, end: Any, *, skip: int = 0, limit: int = 0) -> list[Any]:
     """List the keys from ``start`` up to ``end`` (exclusive) in index order; none when ``start`` is not before ``end``."""
-    found = collection.find({}, {"_id": 1}).hint(BY_ID).min([("_id", start)]).max([("_id", end)]).skip(skip).limit(limit)
+    found = (
+        collection.find({}, {"_id": 1}).hint(BY_ID).min([("_id", start)]).max([("_id", end)]).skip(skip).limit(limit)
+    )
     try:
         return [row["_id"] for row in found]
     except OperationFailure as error:

@@ -94,13 +94,17 @@ class Lease:
         """Begin to renew in the background."""
         self._heart.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.let_go()
         try:
             with pymongo.timeout(RELEASE_SECONDS):
                 self.release()
         except PyMongoError as failure:  # it lapses by itself; the error that ended the work is the one to report
-            log.warning("Lease on %s was not released (%s); it lapses by itself.", self.resource, type(failure).__name__)
+            log.warning(
+                "Lease on %s was not released (%s); it lapses by itself.", self.resource, type(failure).__name__
+            )
 
     def let_go(self) -> None:
         """Stop renewing but leave the lease to the run's next process (a later task of the same Airflow run)."""
@@ -209,7 +213,9 @@ def _try_acquire(db: Database[Document], resource: str, holder: Holder, ttl: flo
         "expires_at": {"$add": ["$$NOW", int(ttl * 1000)]},
         "released": False,
     }
-    return db[LEASES].find_one_and_update({"_id": resource, **free}, [{"$set": fields}], return_document=ReturnDocument.AFTER)
+    return db[LEASES].find_one_and_update(
+        {"_id": resource, **free}, [{"$set": fields}], return_document=ReturnDocument.AFTER
+    )
 
 
 def _create(db: Database[Document], resource: str) -> None:
