@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from demo.api import ApiError
+from demo.state import StackError
+
 from benchmarks import airflow, backfill, small
 from benchmarks.machine import Machine
 from benchmarks.measure import Goal, Notebook
@@ -94,7 +97,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mongo-ops-bench-") as folder:
         if {"small", "backfill"} & set(arguments.only):
             _on_mongod(arguments, report, peers, Path(folder))
-        seen = airflow.measure(Path(folder), arguments.rounds or 3, _tell) if "airflow" in arguments.only else None
+        seen = _on_airflow(arguments, report, Path(folder)) if "airflow" in arguments.only else None
         report.goals += airflow.goals(seen)
         if seen:
             report.tables.append(airflow.table(seen))
@@ -103,6 +106,15 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(report.as_value(), indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _on_airflow(arguments: argparse.Namespace, report: Report, folder: Path) -> Notebook | None:
+    """Measure Airflow; when it does not work here, say so instead of losing what was measured before."""
+    try:
+        return airflow.measure(folder, arguments.rounds or 3, _tell)
+    except (StackError, ApiError, TimeoutError, RuntimeError) as error:
+        report.absent.append(f"Airflow: {error}")
+        return None
 
 
 def _peers(arguments: argparse.Namespace, report: Report) -> list[Peer]:

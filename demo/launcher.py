@@ -113,7 +113,7 @@ class Launcher:
         """Wait for the signal to stop; restart what dies; return the exit code."""
         while True:
             received = signal.sigtimedwait(WATCHED, 1.0)
-            if received is not None and received.si_signo != signal.SIGCHLD:
+            if received is not None and received.si_signo in STOPPING:
                 return 0
             for component, age, status in self._reap():
                 print(f"{component.name} ended (status {status}) after {age:.0f} s", flush=True)  # noqa: T201
@@ -214,7 +214,7 @@ def main() -> None:
 
 
 def prepare(stamp: Path) -> bool:
-    """Import the shared part and make the database ready; return False when a signal came meanwhile."""
+    """Import the shared part and make the database ready; return False when we were told to stop meanwhile."""
     for module in SHARED:
         if signal.sigpending() & STOPPING:
             return False

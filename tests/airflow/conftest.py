@@ -163,8 +163,17 @@ class Scheduler:
         assert wait_for(lambda: bool(condition()), seconds, 0.02), f"{what}: not within {seconds:.0f} s"
 
     def until_asked(self, run: Run) -> None:
-        """Wait until the run waits for a person."""
+        """Wait until the run waits for a person, and Airflow's scheduler has noticed that the asking process has ended.
+
+        An answer within that blink is lost: the scheduler takes the end of the first process for the end of the task.
+        """
         self.until(lambda: self.api.task(run, "approve")["state"] == "awaiting_input", "the question for approval")
+        self.until(lambda: self._saw_the_end(run, "approve"), "the end of the asking process")
+
+    def _saw_the_end(self, run: Run, task_id: str) -> bool:
+        lines = (self.stack.run / "logs" / "scheduler.log").read_text(errors="replace").splitlines()
+        ends = (line for line in lines if "Received executor event with state success" in line)
+        return any(f"task_id='{task_id}'" in line and run.run_id in line for line in ends)
 
     def log(self, run: Run, task_id: str, try_number: int = 1) -> str:
         """Return a task's log, with what Airflow keeps of exceptions."""
@@ -181,7 +190,9 @@ class Scheduler:
 
     def give_up(self, run: Run, name: str) -> Ended:
         """Mark a task as failed while it waits for its next try; return the run's end."""
-        self.until(lambda: self.api.task(run, self.task_id(run, name))["state"] == "up_for_retry", "a pause between tries")
+        self.until(
+            lambda: self.api.task(run, self.task_id(run, name))["state"] == "up_for_retry", "a pause between tries"
+        )
         self.set_state(run, name, "failed")
         return self.end(run)
 

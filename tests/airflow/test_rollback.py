@@ -53,9 +53,8 @@ def test_a_rollback_keeps_what_it_destroys_and_goes_back_to_nothing(scheduler):
         (1, f"mongo_rollback {ended.run.run_id}")
     ]
 
-    back = scheduler.cli(
-        "snapshots restore", "returning", of_events[0], "--reason", "one event was still needed", "--json"
-    )
+    restore = f"snapshots restore {of_events[0]}"
+    back = scheduler.cli(restore, "returning", "--reason", "one event was still needed", "--json")
 
     assert (back.returncode, back.stderr) == (0, "")
     assert list(db.geo_events.find()) == [there]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import uuid
 from pathlib import Path
@@ -35,7 +36,9 @@ def project(three, tmp_path):
     with connect(ConnectionSpec("c", three.uri, "three nodes", name), environment) as target:
         made = Project(slow(target, batch_seconds=0.02, lease_ttl=10.0), tmp_path / "include")
         numbers(made.db, MANY)
-        made.write(n001_add=migration(ADD_ONE), n002_index=migration("CreateIndex('numbers', keys=[('n', 1)], name='n')"))
+        made.write(
+            n001_add=migration(ADD_ONE), n002_index=migration("CreateIndex('numbers', keys=[('n', 1)], name='n')")
+        )
         yield made
         target.client.drop_database(name)
 
@@ -67,19 +70,27 @@ def walked(project):
         return 0
 
 
+def walked_again(project):
+    """The progress as the next primary knows it."""
+    return until(lambda: walked(project), "another primary")
+
+
 def sound(project):
     return tally(project.db) == {1: MANY} and audit.verify(project.db).ok
 
 
 def test_a_migration_outlives_two_primaries_and_loses_nothing(three, project):
-    with project.process() as process:
+    with project.process(lease_ttl=60.0) as process:
         for share in (0.2, 0.6):
             until(lambda share=share: walked(project) > MANY * share, f"{share} of the walk", running=process)
             lost = three.primary()
             lost.kill()
-            until(lambda lost=lost: three.primary() is not lost, "another primary")
+            met = walked_again(project)
+            until(lambda met=met: walked(project) > met, "progress under another primary", running=process)
+            process.send(signal.SIGSTOP)  # the second loss shall still meet it at work
             lost.start()
             until(lambda: healthy(three), "three members again")
+            process.send(signal.SIGCONT)
         code, told, log = process.end(120)
 
     assert code == 0, (told, log)
@@ -102,7 +113,7 @@ def test_a_primary_that_steps_down_is_no_error(three, project):
 
 
 def test_a_server_that_is_gone_ends_the_run_in_bounded_time_and_the_next_one_resumes(three, project):
-    with project.process(selection_ms=2_000, lease_ttl=3.0) as process:
+    with project.process(selection_ms=2_000, lease_ttl=3.0, retry_seconds=10) as process:
         until(lambda: walked(project) > MANY * 0.2, "a fifth of the walk", running=process)
         for node in three.nodes:
             node.kill()
@@ -111,7 +122,7 @@ def test_a_server_that_is_gone_ends_the_run_in_bounded_time_and_the_next_one_res
         took = time.monotonic() - gone
     assert (code, told[-1]["event"]) == (1, "error"), (told, log)
     assert told[-1]["type"] in ("MigrationFailedError", "LeaseLostError", "ServerUnreachableError")
-    assert took < 200
+    assert took < 60
 
     for node in three.nodes:
         node.start()

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from pymongo import client_session_shared
+
 from mongo_ops import migrations
 from mongo_ops.errors import MongoOpsError
 from mongo_ops.migrations import engine, history
@@ -33,7 +35,9 @@ INCLUDE = ROOT / "include"
 DEADLINE = 60.0
 
 
-def migration(*operations: str, before: str = "", doc: str = "A migration of a test, long enough to say what it does.", **rest):
+def migration(
+    *operations: str, before: str = "", doc: str = "A migration of a test, long enough to say what it does.", **rest
+):
     """The text of a migration file. ``before`` is code above the value; ``rest`` are further arguments, as source."""
     further = "".join(f"    {name}={value},\n" for name, value in rest.items())
     listed = "".join(f"        {operation},\n" for operation in operations)
@@ -211,6 +215,8 @@ def stop_after(kind: str, direction: str) -> None:
 def main() -> int:
     options = json.loads(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if "retry_seconds" in options:  # how long the driver repeats a transaction: 120 s otherwise
+        client_session_shared._WITH_TRANSACTION_RETRY_TIME_LIMIT = options["retry_seconds"]
     if "stop_after" in options:
         stop_after(*options["stop_after"])
     if "barrier" in options:  # all at once

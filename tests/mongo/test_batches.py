@@ -99,7 +99,9 @@ def test_each_document_is_changed_once_and_a_second_run_changes_none(db, small):
 KILL_POINTS: dict[str, Callable] = {
     "before the first write of a batch": lambda state, call: kill_in_body(state, call, before=True),
     "after the batch's writes": lambda state, call: kill_in_body(state, call, before=False),
-    "after the checkpoint, before the commit": lambda state, call: kill_around(state, call, Batches, "_save", after=True),
+    "after the checkpoint, before the commit": lambda state, call: kill_around(
+        state, call, Batches, "_save", after=True
+    ),
     "after the commit": lambda state, call: kill_around(state, call, Batches, "_tell", after=False),
     "before the range is cut": lambda state, call: kill_around(state, call, Batches, "_hold_back", after=False),
 }
@@ -194,7 +196,11 @@ def test_a_zombie_changes_nothing(db, small):
 def test_a_transaction_that_the_server_asks_to_retry_counts_once(db, small):
     fill(db, range(25))
     failure = {"configureFailPoint": "failCommand", "mode": {"times": 2}}
-    failure["data"] = {"failCommands": ["commitTransaction"], "errorCode": 251, "errorLabels": ["TransientTransactionError"]}
+    failure["data"] = {
+        "failCommands": ["commitTransaction"],
+        "errorCode": 251,
+        "errorLabels": ["TransientTransactionError"],
+    }
     db.client.admin.command(failure)
     try:
         assert Work(db).run() == Counts(matched=25, modified=25)
@@ -356,7 +362,9 @@ def test_covered_says_how_far_a_walk_has_come(db, small):
     assert covered(db, "work") == End(49)
 
 
-@pytest.mark.parametrize(("end", "changed"), [(End(20, inclusive=False), 20), (End(20), 21), (End(49), 50), (End(-5), 0)])
+@pytest.mark.parametrize(
+    ("end", "changed"), [(End(20, inclusive=False), 20), (End(20), 21), (End(49), 50), (End(-5), 0)]
+)
 def test_a_walk_ends_where_it_is_told(db, small, end, changed):
     fill(db, range(50))
 

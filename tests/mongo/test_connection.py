@@ -104,7 +104,9 @@ def test_a_right_login_connects_with_majority_concerns(locked):
 def test_a_bad_password_is_named_as_such(locked):
     before = databases(locked, username="root", password=SECRET)
 
-    text = refusal(spec("127.0.0.1", locked.port, {"authSource": "admin"}, password=SECRET + "x"), CredentialsRefusedError)
+    text = refusal(
+        spec("127.0.0.1", locked.port, {"authSource": "admin"}, password=SECRET + "x"), CredentialsRefusedError
+    )
 
     assert "refused the user or password" in text
     assert databases(locked, username="root", password=SECRET) == before

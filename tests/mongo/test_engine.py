@@ -443,7 +443,9 @@ def test_a_late_file_stops_applying_unless_allowed(project):
 
 
 def test_a_migration_for_another_environment_is_left_out(project):
-    project.write(n001_a=plans(1, "a").replace("],\n)", "],\n    environments=('production',),\n)"), n002_b=plans(2, "b"))
+    project.write(
+        n001_a=plans(1, "a").replace("],\n)", "],\n    environments=('production',),\n)"), n002_b=plans(2, "b")
+    )
 
     assert [outcome.name for outcome in project.migrate()] == ["002_b"]
     assert values(project.db, "_id", "plans") == [2]
@@ -550,7 +552,9 @@ def test_an_approved_plan_no_longer_covers_an_edited_file(project):
     approved = engine.plan_forward(project.target, facts)
     project.migrate("1")
     facts = project.survey()
-    engine.insist(approved, engine.plan_forward(project.target, facts), facts.records)  # its first step is done meanwhile
+    engine.insist(
+        approved, engine.plan_forward(project.target, facts), facts.records
+    )  # its first step is done meanwhile
 
     project.edit("002_b", "'b'", "'z'")
     facts = project.survey()

@@ -31,7 +31,9 @@ def test_the_reference_model_is_as_its_migrations_say_after_each_of_them(target)
         project.migrate(file.name)
         assert found(project) == []
     assert strangers(project) == []
-    kinds = {str(index["key"]) for name in ("geo_events", "multilingual_content") for index in target.db[name].list_indexes()}
+    kinds = {
+        str(index["key"]) for name in ("geo_events", "multilingual_content") for index in target.db[name].list_indexes()
+    }
     assert any("2dsphere" in kind for kind in kinds)
     assert any("text" in kind for kind in kinds)
 
@@ -41,7 +43,9 @@ def test_each_tampering_is_named_and_the_way_back_is_clean(project):
     [artists] = list(db.list_collections(filter={"name": "artists"}))
     email = next(name for name, spec in db.users.index_information().items() if dict(spec["key"]).get("email"))
     spec = db.users.index_information()[email]
-    options = {key: value for key, value in spec.items() if key in ("unique", "partialFilterExpression", "collation", "sparse")}
+    options = {
+        key: value for key, value in spec.items() if key in ("unique", "partialFilterExpression", "collation", "sparse")
+    }
 
     db.users.drop_index(email)
     assert found(project) == [f"the index {email} of users is missing"]
@@ -116,8 +120,13 @@ def test_partial_collated_hidden_and_wildcard_indexes_are_read_back_as_they_were
     project.db.names.create_index("d", name="french", sparse=True)  # inherits German instead
     assert len(found(project)) == 1
     project.db.names.drop_index("part")
-    project.db.names.create_index([("b", -1), ("c", 1)], name="part", unique=True, partialFilterExpression={"b": {"$gt": 2}})
-    assert [text.split(" is ")[0] for text in found(project)] == ["the index part of names", "the index french of names"]
+    project.db.names.create_index(
+        [("b", -1), ("c", 1)], name="part", unique=True, partialFilterExpression={"b": {"$gt": 2}}
+    )
+    assert [text.split(" is ")[0] for text in found(project)] == [
+        "the index part of names",
+        "the index french of names",
+    ]
 
 
 def test_later_migrations_change_what_is_expected(target, tmp_path):

@@ -27,7 +27,9 @@ def test_names_of_migrations(name):
     assert NAME.match(name)
 
 
-@pytest.mark.parametrize("name", ["1_a", "001", "001_", "001-a", "001_A", "001_a-b", "001__a", "001_a_", "a_001", "001_ä"])
+@pytest.mark.parametrize(
+    "name", ["1_a", "001", "001_", "001-a", "001_A", "001_a-b", "001__a", "001_a_", "a_001", "001_ä"]
+)
 def test_names_that_are_none(name):
     assert not NAME.match(name)
 
@@ -78,14 +80,20 @@ def test_no_files_and_no_folder(tmp_path):
 
 
 def test_helpers_are_read_again_and_folders_do_not_see_each_others(write, tmp_path):
-    folder = write(n001_a=GOOD.replace("[]", "[], tags=(TAG,)").replace("from mongo", "from ._t import TAG\nfrom mongo"))
+    folder = write(
+        n001_a=GOOD.replace("[]", "[], tags=(TAG,)").replace("from mongo", "from ._t import TAG\nfrom mongo")
+    )
     other = tmp_path / "other"
     other.mkdir()
     (folder / "_t.py").write_text("TAG = 'core'\n")
     (other / "001_a.py").write_text((folder / "001_a.py").read_text())
     (other / "_t.py").write_text("TAG = 'advanced'\n")
 
-    assert [file.group for file in (*discover(folder), *discover(other), *discover(folder))] == ["core", "advanced", "core"]
+    assert [file.group for file in (*discover(folder), *discover(other), *discover(folder))] == [
+        "core",
+        "advanced",
+        "core",
+    ]
     before = discover(folder)[0].checksum
     (folder / "_t.py").write_text("TAG = 'advanced'  \n")
     [again] = discover(folder)

@@ -41,7 +41,9 @@ def test_different_values_have_different_texts():
 
 
 def test_a_document_is_what_a_read_returns():
-    stored = as_stored({"n": 5, "t": MOMENT + timedelta(microseconds=9), "u": uuid.UUID(int=1), "far": DatetimeMS(2**62)})
+    stored = as_stored(
+        {"n": 5, "t": MOMENT + timedelta(microseconds=9), "u": uuid.UUID(int=1), "far": DatetimeMS(2**62)}
+    )
 
     assert stored == {"n": 5, "t": MOMENT, "u": uuid.UUID(int=1), "far": DatetimeMS(2**62)}
     assert stored["t"].tzinfo is not None

@@ -25,10 +25,17 @@ from mongo_ops.mongo.lease import LeaseLostError
 MARKER = "ana.secret@example.org"
 DUPLICATE = {"code": 11000, "keyPattern": {"email": 1, "tenant": 1}, "keyValue": {"email": MARKER}, "errmsg": MARKER}
 RULES = [
-    {"operatorName": "properties", "propertiesNotSatisfied": [{"propertyName": "email", "details": [{"consideredValue": MARKER}]}]},
+    {
+        "operatorName": "properties",
+        "propertiesNotSatisfied": [{"propertyName": "email", "details": [{"consideredValue": MARKER}]}],
+    },
     {"operatorName": "required", "missingProperties": ["status"]},
 ]
-INVALID = {"code": 121, "errInfo": {"failingDocumentId": MARKER, "details": {"schemaRulesNotSatisfied": RULES}}, "errmsg": MARKER}
+INVALID = {
+    "code": 121,
+    "errInfo": {"failingDocumentId": MARKER, "details": {"schemaRulesNotSatisfied": RULES}},
+    "errmsg": MARKER,
+}
 TEMPORARY = OperationFailure(MARKER, 20, {"codeName": "X", "errorLabels": ["TransientTransactionError"]})
 CASES = [
     (DuplicateKeyError(MARKER, 11000, DUPLICATE), MigrationRefusedError, "same email and tenant exists already (code 11000)"),

@@ -159,8 +159,14 @@ def test_only_what_stopped_half_way():
         (FILES, ALL, None, UnknownVersionError, "Say which version"),
         (FILES, ALL, "9", UnknownVersionError, "no migration 9"),
         ([file(1), file(2, irreversible="told the bank"), file(3)], ALL, "1", IrreversibleError, "told the bank"),
-        ([file(1), file(2, operations=[Backfill("a", {"$set": {"b": 1}})]), file(3)], ALL, "1", IrreversibleError, "no way back"),
-        (FILES, [record(1, baseline=True)], "0", IrreversibleError, "baseline"),
+        (
+            [file(1), file(2, operations=[Backfill("a", {"$set": {"b": 1}})]), file(3)],
+            ALL,
+            "1",
+            IrreversibleError,
+            "no way back",
+        ),
+        (FILES, [record(1, baseline=True)], "0", IrreversibleError, "did not run here"),
         ([file(1), file(2, "edited"), file(3)], ALL, "1", ChecksumDriftError, "002_x"),
     ],
 )
@@ -218,7 +224,12 @@ A, B, C = ("001_x", "c"), ("002_x", "c"), ("003_x", "c")
         (plan(A, B), plan(B), [record(1, checksum="other")], False),
         (plan(A, B), plan(B), [record(1, State.FAILED)], False),
         (plan(A, B), replace(plan(A, B), database="other"), [], False),
-        (plan(B, A, direction="reverse"), plan(A, direction="reverse"), [record(1), record(2, State.ROLLED_BACK)], True),
+        (
+            plan(B, A, direction="reverse"),
+            plan(A, direction="reverse"),
+            [record(1), record(2, State.ROLLED_BACK)],
+            True,
+        ),
         (plan(B, A, direction="reverse"), plan(A, direction="reverse"), [record(1), record(2)], False),
     ],
 )

@@ -24,7 +24,9 @@ SEEN = MigrationPreview(
     True,
     (
         OperationPreview("Set a", "Backfill", Preview(matched=1234, scanned=5000, rejected=7, seconds=2.25, scan=True)),
-        OperationPreview("Drop | b", "DropField", Preview(matched=None, risk="high", notes=("Looks odd.",), stop="no\nb")),
+        OperationPreview(
+            "Drop | b", "DropField", Preview(matched=None, risk="high", notes=("Looks odd.",), stop="no\nb")
+        ),
     ),
 )
 EMPTY = Plan("production", "music", "forward", ())
@@ -77,7 +79,9 @@ def test_nothing_to_do_is_one_sentence(render):
     assert render(EMPTY, ()).replace("*", "").replace("`", "") == "Nothing to do on production (music)."
 
 
-@pytest.mark.parametrize(("render", "said"), [(report.plan_as_text, "roll back 1"), (report.plan_as_markdown, "Roll back 1")])
+@pytest.mark.parametrize(
+    ("render", "said"), [(report.plan_as_text, "roll back 1"), (report.plan_as_markdown, "Roll back 1")]
+)
 def test_a_rollback_is_called_so(render, said):
     assert f"{said} migration" in render(Plan("production", "music", "reverse", STEPS[:1]), ())
 

@@ -42,7 +42,7 @@ def find_mongod() -> Path:
     chosen = os.environ.get("MONGO_OPS_MONGOD")
     if chosen:
         binary = Path(chosen)
-        if not os.access(binary, os.X_OK):
+        if not binary.is_file() or not os.access(binary, os.X_OK):
             raise EmbeddedError(f"MONGO_OPS_MONGOD points to {binary}, which is not an executable file.")
     else:
         binary = _packaged() or _on_path()
