@@ -37,7 +37,6 @@ with DAG(
     dag_display_name="MongoDB: migrate",
     schedule=None,
     catchup=False,
-    max_active_runs=1,
     tags=["mongo-ops", "migrations"],
     doc_md=DOC,
     params={

@@ -29,7 +29,6 @@ with DAG(
     dag_display_name="MongoDB: roll back",
     schedule=None,
     catchup=False,
-    max_active_runs=1,
     tags=["mongo-ops", "migrations"],
     doc_md=DOC,
     params={

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mongo_ops.errors import PlanError
 
@@ -40,6 +40,14 @@ class EnvironmentModel(BaseModel):
     lease_seconds: float = Field(default=60.0, ge=1)
     approval_minutes: float = Field(default=60.0, gt=0)
     approvers: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _lease_outlives_batches(self) -> EnvironmentModel:
+        if self.lease_seconds < 4 * self.batch_seconds:
+            raise ValueError(
+                "lease_seconds must be at least four times batch_seconds: a batch renews the lease at its end"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,24 @@ def load_environments(folder: Path | None = None) -> Mapping[str, Environment]:
         if source is not None and (source not in environments or source == environment.name):
             raise SettingsError(f"{path}: {environment.name} promotes from {source!r}, which is no other environment.")
     return environments
+
+
+def load_personal_fields(folder: Path | None = None) -> Mapping[str, frozenset[str]] | None:
+    """Return the fields per collection that ``data_map.yaml`` names; None while there is no data map.
+
+    Read as ``collections: {users: {fields: {email: ..., address.city: ...}}}``.
+
+    Raises:
+        SettingsError: the file is there and is not such a mapping.
+    """
+    path = (folder or include_folder()) / "data_map.yaml"
+    if not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {str(name): frozenset(map(str, entry["fields"])) for name, entry in content["collections"].items()}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise SettingsError(f"{path} must be YAML with `collections`, each with its `fields`.") from None
 
 
 def load_environment(name: str, folder: Path | None = None) -> Environment:

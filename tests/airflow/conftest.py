@@ -48,6 +48,7 @@ PROTECTED = {
     "appointed": {"promotes_from": "staging", "approvers": ["admin"]},
     "chosen": {"promotes_from": "staging", "approvers": ["admin", "olivia"]},
     "untested": {"promotes_from": "unproven"},
+    "urgent": {"promotes_from": "unproven"},
 }
 
 COUNT_PLAYS = '''"""Count one more play in every counter.
@@ -277,6 +278,8 @@ def write_include(folder: Path) -> Path:
 def connect(stack: Stack, client: pymongo.MongoClient[dict[str, Any]]) -> None:
     """Create the user in MongoDB and the connections in Airflow's own store."""
     client.admin.command("createUser", LOGIN, pwd=PASSWORD, roles=["root"])
+    # What a killed process had open blocks its retry for as long as the server lets a transaction live: a minute else.
+    client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=3)
     ways = {
         CONNECTION: connection(stack, PASSWORD),
         WRONG_PASSWORD: connection(stack, f"not-{PASSWORD}"),

@@ -20,19 +20,21 @@ def test_the_gate_refuses_what_the_environment_before_has_not_applied(scheduler)
     assert nothing_done(scheduler, "untested")
 
 
-def test_a_break_glass_reason_passes_the_gate_and_is_audited(scheduler):
-    run = scheduler.trigger("untested", break_glass_reason="the login page is down")
+def test_a_break_glass_reason_passes_the_gate_and_is_audited_where_it_takes_effect(scheduler):
+    run = scheduler.trigger("urgent", break_glass_reason="the login page is down", target_version="001")
     scheduler.until_asked(run)
+    assert nothing_done(scheduler, "urgent")
+    assert scheduler.db("urgent").audit_log.count_documents({}) == 0
 
-    answer(scheduler, run, "Reject")
+    answer(scheduler, run, "Approve")
 
     ended = scheduler.end(run)
-    assert (ended.states["gate"], ended.states["approve"], ended.state) == ("success", "failed", "failed")
-    broken = scheduler.db("untested").audit_log.find_one({"action": "gate.broken"})
+    assert (ended.states["gate"], ended.state) == ("success", "success")
+    broken = scheduler.db("urgent").audit_log.find_one({"action": "gate.broken"})
     assert (broken["result"], broken["run_id"]) == ("allowed", f"mongo_migrate {run.run_id}")
     assert broken["details"]["break_glass"] == "the login page is down"
-    assert broken["details"]["migrations"] == scheduler.files("untested")
-    assert audit.verify(scheduler.db("untested")).ok
+    assert broken["details"]["migrations"] == scheduler.applied("urgent") == scheduler.files()[:1]
+    assert audit.verify(scheduler.db("urgent")).ok
 
 
 def test_a_plan_approved_by_a_second_person_is_carried_out_and_audited(scheduler):

@@ -56,7 +56,7 @@ def described(dag):
         "retries": {task.task_id: [task.retries, bool(task.retry_exponential_backoff)] for task in dag.tasks},
         "doc": dag.doc_md,
         "docs": {task.task_id: task.doc_md for task in dag.tasks},
-        "schedule": type(dag.timetable).__name__, "catchup": dag.catchup, "active": dag.max_active_runs,
+        "schedule": type(dag.timetable).__name__, "catchup": dag.catchup,
         "params": {n: {**dag.params.get_param(n).schema, "description": dag.params.get_param(n).description} for n in dag.params},
         "assets": {t.task_id: [[a.name, a.uri] for a in (*t.inlets, *t.outlets)] for t in dag.tasks},
     }
@@ -168,8 +168,8 @@ def test_a_person_finds_a_title_and_a_description_for_every_field_and_a_manual(d
     assert all(dag["docs"][task] for task in dag["order"] if name_of(task) in FILES)
 
 
-def test_a_dag_runs_only_when_somebody_triggers_it_and_one_run_at_a_time(dag):
-    assert (dag["schedule"], dag["catchup"], dag["active"]) == ("NullTimetable", False, 1)
+def test_a_dag_runs_only_when_somebody_triggers_it(dag):
+    assert (dag["schedule"], dag["catchup"]) == ("NullTimetable", False)
 
 
 def test_collections_are_assets_with_names_and_without_credentials(dag):

@@ -9,7 +9,7 @@ from demo import processes
 
 from mongo_ops.mongo import lease
 
-COUNTERS = 60_000
+COUNTERS = 25_000
 MIGRATION = "008_count_plays"
 CHECKPOINT = f"{MIGRATION}.1/forward/0"
 

@@ -16,7 +16,7 @@ from mongo_ops.mongo import lease
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
-COUNTERS = 100_000
+COUNTERS = 60_000
 MIGRATION = "008_count_plays"
 CHECKPOINT = f"{MIGRATION}.1/forward/0"
 SETTINGS = {  # after how many seconds of silence somebody is taken for dead

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,12 @@ from datetime import UTC, datetime
 import pytest
 from bson import Decimal128, MaxKey, MinKey, ObjectId
 from bson.datetime_ms import DatetimeMS
+from pymongo import client_session_shared
+from pymongo.errors import AutoReconnect, ConnectionFailure, OperationFailure
+from tests.mongo.bench import Workshop
 from tests.mongo.runner import ROOT
 
+from mongo_ops.migrations.operations.backfill import Backfill
 from mongo_ops.migrations.operations.base import apply_update
 from mongo_ops.mongo import batches as module
 from mongo_ops.mongo.batches import (
@@ -29,7 +34,7 @@ from mongo_ops.mongo.batches import (
     covered,
 )
 from mongo_ops.mongo.keyrange import End
-from mongo_ops.mongo.lease import Holder, LeaseLostError, acquire
+from mongo_ops.mongo.lease import Holder, Lease, LeaseLostError, acquire
 from mongo_ops.mongo.throttle import Limits, Sample
 
 ADD_ONE = {"$inc": {"n": 1}}
@@ -489,6 +494,142 @@ def test_progress_is_told_with_rate_and_time_left(db, small):
     assert str(work.told[-1]).startswith("work: 95 of 95 documents (100 %), ")
     middle = work.told[0]
     assert middle.seconds_left == pytest.approx((95 - middle.done) / middle.rate_per_s)
+
+
+# Failure: a batch that cannot commit at its size -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_transactions(db):
+    """Transactions live for a second only."""
+    before = db.client.admin.command("getParameter", 1, transactionLifetimeLimitSeconds=1)
+    db.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=1)
+    yield
+    limit = before["transactionLifetimeLimitSeconds"]
+    db.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=limit)
+
+
+def test_a_batch_that_outlives_its_transaction_is_halved_until_it_fits(db, short_transactions, monkeypatch, caplog):
+    monkeypatch.setattr(module, "FIRST_SIZE", 64)
+    fill(db, range(80))
+    work, tried, write = Work(db), [], apply_update(db, "numbers", ADD_ONE)
+
+    def slowly(session, selected):
+        done = write(session, selected)
+        tried.append(done.matched)
+        time.sleep(0.05 * done.matched)  # 64 documents: 3.2 s
+        return done
+
+    assert work.run(apply=slowly) == Counts(matched=80, modified=80)
+
+    assert tally(db) == {1: 80}
+    assert tried[:2] == [64, 32]  # not again at the same size
+    assert "a batch of 64 documents did not commit" in caplog.text
+    assert max(tried[3:]) < 32
+
+
+def test_a_smaller_size_survives_the_run_that_found_it(db, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_SIZE", 64)
+    fill(db, range(80))
+    work = Work(db)
+    fail, write = OperationFailure("too large", 334, {"codeName": "TransactionTooLargeForCache"}), []
+
+    def refusing(session, selected):
+        write.append(db.numbers.count_documents(selected, session=session))
+        if write[-1] > 4:
+            raise fail
+        raise Killed
+
+    with pytest.raises(Killed):
+        work.run(apply=refusing)
+    assert (write, work.point()["size"], work.point()["done"]) == ([64, 32, 16, 8, 4], 4, 0)
+
+    sizes = []
+
+    def noting(session, selected):
+        done = apply_update(db, "numbers", ADD_ONE)(session, selected)
+        sizes.append(done.matched)
+        return done
+
+    assert work.run(apply=noting) == Counts(matched=80, modified=80)
+    assert sizes[:5] == [4, 4, 5, 6, 7]  # carefully
+    assert tally(db) == {1: 80}
+
+
+def test_what_fails_document_by_document_too_is_raised(db, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_SIZE", 8)
+    fill(db, range(20))
+    tried = []
+
+    def refusing(session, selected):
+        tried.append(db.numbers.count_documents(selected, session=session))
+        raise OperationFailure("too large", 10334)
+
+    with pytest.raises(OperationFailure) as caught:
+        Work(db).run(apply=refusing)
+    assert caught.value.code == 10334
+    assert tried == [8, 4, 2, 1]
+    assert tally(db) == {0: 20}
+
+
+def test_a_server_that_is_gone_is_no_reason_to_shrink(db, small, monkeypatch):
+    monkeypatch.setattr(client_session_shared, "_WITH_TRANSACTION_RETRY_TIME_LIMIT", 0.5)
+    fill(db, range(25))
+    work = Work(db)
+
+    def lost(session, selected):
+        error = AutoReconnect("gone")
+        error._add_error_label("TransientTransactionError")
+        raise error
+
+    with pytest.raises(ConnectionFailure):
+        work.run(apply=lost)
+    assert work.point()["size"] == 10
+
+
+def test_a_commit_whose_answer_is_lost_is_not_done_again(db, small):
+    """The transaction committed, yet the driver reports a failure that blames the size."""
+    fill(db, range(25))
+    work, real, calls = Work(db), Lease.transaction, []
+
+    def deaf(self, body):
+        result = real(self, body)
+        calls.append(1)
+        if len(calls) == 2:  # the first batch, after the checkpoint was made
+            raise OperationFailure("aborted", 251)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lease, "transaction", deaf)
+        assert work.run() == Counts(matched=25, modified=25)
+    assert tally(db) == {1: 25}
+
+
+def test_large_documents_are_walked_a_few_at_a_time_with_their_images(db):
+    """60 documents of 2 to 10 MB, kept whole as before-images in each batch's transaction."""
+    megabyte = "x" * 2**20
+    for number in range(60):
+        db.large.insert_one({"_id": number, "body": megabyte * (10 if number % 15 == 0 else 2)})
+    operation = Backfill("large", [{"$replaceWith": {"$mergeObjects": ["$$ROOT", {"n": 1}]}}], revert="snapshot")
+    project = Workshop(db)
+
+    assert project.forward(operation).modified == 60
+
+    assert db.large.count_documents({"n": 1}) == 60
+    points = list(db[CHECKPOINTS].find({"largest": {"$exists": True}}))
+    assert [point["largest"] for point in points] == [3]
+    project.reverse(operation)
+    assert db.large.count_documents({"n": {"$exists": True}}) == 0
+
+
+def test_the_first_size_follows_the_documents_size(db):
+    db.numbers.insert_many([{"_id": i, "n": 0, "body": "x" * 100_000} for i in range(100)])
+    work = Work(db)
+
+    work.run()
+
+    assert 80 <= work.point()["largest"] <= 84
+    assert work.point()["batches"] == 2
 
 
 # Edits ----------------------------------------------------------------------------------------------------------------

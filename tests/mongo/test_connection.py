@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
 from mongo_ops.embedded.server import Mongod, free_port
 from mongo_ops.errors import PlanError, RunError
@@ -226,3 +226,41 @@ def test_the_client_is_closed_afterwards(replica_set):
         client = target.client
     with pytest.raises((PyMongoError, OperationFailure), match="close"):
         client.admin.command("ping")
+
+
+# Secrets in a driver's words -------------------------------------------------------------------------------------------
+
+
+def test_only_secrets_are_masked_and_ordinary_words_stay():
+    short = spec("h1", login="ad", password="pw")
+    text = "authSource admin of ad: pw is no power; ad:pw@h1"
+    assert connection._without_secrets(text, short) == "authSource admin of ad: pw is no power; ***@h1"
+
+    ana = spec("h1", login="admin", password=SECRET)
+    text = f"administrator admin with {SECRET} or p%40ss%2Fw%3Ard-Gh7"
+    assert connection._without_secrets(text, ana) == "administrator *** with *** or ***"
+    assert connection._without_secrets("admin", spec("h1", login=None, password=None)) == "admin"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tlsCertificateKeyFilePassword": SECRET},
+        {"tlscertificatekeyfilepassword": SECRET},
+        {"authMechanismProperties": {"AWS_SESSION_TOKEN": SECRET}},
+        {"authMechanismProperties": f"SERVICE_NAME:x,AWS_SESSION_TOKEN:{SECRET}"},
+        {"proxyPassword": SECRET},
+    ],
+)
+def test_the_values_of_secret_options_are_masked(options):
+    given = spec("h1", extra=options, login=None, password=None)
+    assert connection._without_secrets(f"bad value {SECRET}!", given) == "bad value ***!"
+
+
+def test_what_the_driver_finds_out_at_the_first_command_is_masked_too(replica_set, monkeypatch):
+    def refuse(*_, **__):
+        raise ConfigurationError(f"server does not support {SECRET}")
+
+    monkeypatch.setattr(connection.pymongo, "timeout", refuse)
+    text = refusal(spec(replica_set.nodes[0].address, login="ana", password=SECRET), InvalidConnectionError)
+    assert "does not support ***" in text

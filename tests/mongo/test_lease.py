@@ -10,7 +10,18 @@ from pymongo import MongoClient
 from tests.mongo.runner import until
 
 from mongo_ops.mongo import lease as leases
-from mongo_ops.mongo.lease import LEASES, Holder, LeaseHeldError, LeaseLostError, acquire, free, show, unlock
+from mongo_ops.errors import PlanError
+from mongo_ops.mongo.lease import (
+    LEASES,
+    Holder,
+    LeaseHeldError,
+    LeaseLostError,
+    LeaseTakenAwayError,
+    acquire,
+    free,
+    show,
+    unlock,
+)
 
 
 def document(db, resource="work"):
@@ -149,6 +160,30 @@ def test_unlock_refuses_a_live_lease_without_force(db):
     assert unlock(db, "work") is None
     assert unlock(db, "never taken") is None
     assert db.log.distinct("_id") == [1]
+
+
+def test_a_run_whose_lease_was_taken_away_gets_it_never_again(db):
+    """An Airflow run's retry comes with the same owner, seconds later."""
+    acquire(db, "work", Holder("run 1"))
+    unlock(db, "work", force=True)
+
+    with pytest.raises(
+        LeaseTakenAwayError, match=r"taken away by `mongo-ops unlock` .*run 1.*; start a new run"
+    ) as caught:
+        acquire(db, "work", Holder("run 1", host="another", pid=8), wait=5)
+    assert isinstance(caught.value, PlanError)
+    assert (caught.value.resource, caught.value.owner) == ("work", "run 1")
+
+    acquire(db, "other", Holder("run 1"))  # another resource is another matter
+    acquire(db, "work", Holder("run 2"))
+    with pytest.raises(LeaseTakenAwayError):  # also while somebody else holds it
+        acquire(db, "work", Holder("run 1"))
+    unlock(db, "work", force=True)
+    assert document(db)["evicted"] == ["run 1", "run 2"]
+    for evicted in ("run 1", "run 2"):
+        with pytest.raises(LeaseTakenAwayError):
+            acquire(db, "work", Holder(evicted))
+    assert acquire(db, "work", Holder("run 3")).epoch == 5
 
 
 def test_free_gives_up_only_what_is_the_owners(db):

@@ -19,6 +19,9 @@ GOOD = [
     ("mongo://h/music?replicaSet=rs0&tls=true", "mongodb://h/music", "h", "music", {"replicaSet": "rs0", "tls": "true"}),
     ("mongo://h/?srv=true", "mongodb+srv://h/", "h", None, {}),
     ("mongo://h/?allow_insecure=True", "mongodb://h/", "h", None, {"tlsAllowInvalidCertificates": True}),
+    ("mongo://h/?__extra__=%7B%22replicaSet%22%3A+%22rs0%22%2C+%22authMechanismProperties%22%3A+%7B%22a%22%3A+1%7D%7D",
+     "mongodb://h/", "h", None, {"replicaSet": "rs0", "authMechanismProperties": {"a": 1}}),
+    ("mongo://h/?__extra__=&tls=true", "mongodb://h/", "h", None, {}),  # as Airflow reads it
     ({"host": "h1:1,h2:2", "extra": {"replicaSet": "rs0"}}, "mongodb://h1:1,h2:2/", "h1:1,h2:2", None, {"replicaSet": "rs0"}),
     ({"host": "h", "port": 5, "schema": "m"}, "mongodb://h:5/m", "h:5", "m", {}),
     ({"host": "h", "login": "ana", "password": SECRET}, f"mongodb://ana:{QUOTED}@h/", "h", None, {}),
@@ -47,6 +50,7 @@ BAD = [
     (f"mongo://ana:{QUOTED}@h:port", "not a valid URI"),
     (f"mongo://ana:{QUOTED}@[::1", "not a valid URI"),
     (f"mongo://ana:{QUOTED}@", "names no host"),
+    ("mongo://h/?__extra__=%7Bx", "not valid JSON"),
     ("", "conn_type must be 'mongo'"),
     ("{broken", "not valid JSON"),
     (as_json(conn_type=None), "conn_type must be 'mongo', not None"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from mongo_ops.mongo import throttle
 from mongo_ops.mongo.throttle import LagProbe, Limits, Sample, next_size, reason_to_wait
@@ -43,6 +43,8 @@ def test_a_reason_to_wait_can_be_printed(sample, reason):
         (15_000, 0.1, 20_000),
         (12, 10.0, 10),
         (10, 10.0, 10),
+        (4, 10.0, 4),  # so small because a batch failed
+        (1, 0.1, 2),
     ],
 )
 def test_batches_aim_at_half_a_second(size, seconds, then):
@@ -101,15 +103,34 @@ def test_samples_are_taken_once_per_interval_and_know_their_age(monkeypatch):
 
 
 @pytest.mark.parametrize("code", [13, 59, 76])
-def test_where_lag_cannot_be_seen_it_does_not_hold_back_and_says_why(code):
+def test_where_lag_cannot_be_seen_it_does_not_hold_back_and_says_why_once(code, caplog):
     admin = Admin(OperationFailure("no", code))
     probe = LagProbe(admin, interval=0)
 
     assert [probe.sample(), probe.sample()] == [Sample(0, 0), Sample(0, 0)]
     assert f"code {code}" in probe.unavailable
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"code {code}" in caplog.text
     assert admin.asked == 1
+
+
+def test_a_failure_that_may_pass_lets_the_former_sample_age(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(throttle.time, "monotonic", lambda: clock[0])
+    admin = Admin([(1, 0), (2, 5)], OperationFailure("no", 11600), AutoReconnect("gone"), [(1, 0), (2, 1)])
+    probe = LagProbe(admin, interval=1.0)
+
+    assert probe.sample() == Sample(5, 0)
+    clock[0] += 20
+    assert reason_to_wait(probe.sample(), LIMITS) is None
+    clock[0] += 20
+    assert probe.sample() == Sample(5, 40)
+    assert reason_to_wait(probe.sample(), LIMITS) == "the last replication sample is 40 s old (limit 30 s)"
+    assert admin.asked == 3
+    clock[0] += 1
+    assert probe.sample() == Sample(1, 0)
 
 
 def test_any_other_failure_is_not_hidden():
     with pytest.raises(OperationFailure):
-        LagProbe(Admin(OperationFailure("no", 11600))).sample()
+        LagProbe(Admin(OperationFailure("no", 2))).sample()

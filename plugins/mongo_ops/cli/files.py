@@ -9,7 +9,7 @@ from mongo_ops.cli.output import show
 from mongo_ops.errors import PlanError
 from mongo_ops.migrations.discover import candidates
 from mongo_ops.migrations.lint import lint as check
-from mongo_ops.settings import include_folder, load_environments
+from mongo_ops.settings import include_folder, load_environments, load_personal_fields
 
 FAULTS_FOUND = 2
 SLUG = re.compile(r"^[a-z0-9]+(_[a-z0-9]+)*$")
@@ -31,7 +31,7 @@ migration = Migration(
 
 def lint(arguments: argparse.Namespace) -> int:
     """Check every migration file; exit code 2 when there are errors."""
-    findings = check(include_folder() / "migrations", load_environments())
+    findings = check(include_folder() / "migrations", load_environments(), load_personal_fields())
     errors = [finding for finding in findings if finding.severity == "error"]
     value = {
         "findings": [{"file": f.file, "code": f.code, "severity": f.severity, "message": f.message} for f in findings]

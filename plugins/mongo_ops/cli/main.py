@@ -38,10 +38,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(getattr(importlib.import_module(module), function)(arguments))
     except MongoOpsError as error:
         return _fail(arguments, str(error), type(error).__name__, error.exit_code)
-    except KeyboardInterrupt:
-        return _fail(arguments, "Stopped. Run the same command again to resume.", "Interrupted", 130)
     except BrokenPipeError:
         return 1
+    except Exception as error:
+        if not type(error).__module__.startswith(("pymongo", "bson")):
+            raise
+        worded = _worded(error, arguments.command)
+        return _fail(arguments, str(worded), type(worded).__name__, worded.exit_code)
+    except KeyboardInterrupt:
+        return _fail(arguments, "Stopped. Run the same command again to resume.", "Interrupted", 130)
+
+
+def _worded(error: Exception, command: str) -> MongoOpsError:
+    """Word a driver's error without its text, which may hold values of documents."""
+    from mongo_ops.migrations.faults import explain  # noqa: PLC0415
+
+    return explain(error, command)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -12,19 +12,29 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mongo_ops import audit
 from mongo_ops.cli import support
 from mongo_ops.cli.output import show
+from mongo_ops.errors import PlanError
 from mongo_ops.migrations import engine, gate, report
 from mongo_ops.migrations.engine import Survey
+from mongo_ops.migrations.lint import lint
 from mongo_ops.migrations.model import Outcome
+from mongo_ops.migrations.passage import audit_entry
 from mongo_ops.migrations.plan import Plan
-from mongo_ops.migrations.preview import MigrationPreview, preview
+from mongo_ops.migrations.preview import MigrationPreview, preview, preview_reverse
 from mongo_ops.migrations.run import Run
 from mongo_ops.mongo import batches
 from mongo_ops.mongo.connection import Target
-from mongo_ops.settings import include_folder, load_environment
+from mongo_ops.settings import include_folder, load_environment, load_environments, load_personal_fields
 
 SOMETHING_TO_DO = 2
+
+
+class LintFailedError(PlanError):
+    """The migration files have faults that stop a run."""
+
+
 Work = Callable[[Run, Survey, tuple[str, ...]], Iterator[Outcome]]
 
 
@@ -32,6 +42,10 @@ def migrate(arguments: argparse.Namespace) -> int:
     """Apply pending migrations."""
     if arguments.dry_run:
         return plan(arguments)
+    findings = lint(include_folder() / "migrations", load_environments(), load_personal_fields())
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise LintFailedError(f"{len(errors)} lint errors, the first: {errors[0]}. `mongo-ops lint` shows them all.")
 
     def make(target: Target, facts: Survey) -> Plan:
         return engine.plan_forward(target, facts, version=arguments.to, allow_out_of_order=arguments.allow_out_of_order)
@@ -47,8 +61,10 @@ def rollback(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         with support.open_target(arguments.env, read_only=True) as target:
-            made = make(target, engine.survey(target, include_folder()))
-        show(arguments, report.plan_as_json(made, ()), report.plan_as_text(made, ()))
+            facts = engine.survey(target, include_folder())
+            made = make(target, facts)
+            previews = preview_reverse(target, [facts.file(name) for name in made.names])
+        show(arguments, report.plan_as_json(made, previews), report.plan_as_text(made, previews))
         return SOMETHING_TO_DO if made.steps else 0
     return _carry_out(arguments, make, engine.revert_all)
 
@@ -90,6 +106,12 @@ def _carry_out(arguments: argparse.Namespace, make: Callable[[Target, Survey], P
             return 0
         support.insist_on_approval(environment, made, arguments.approved)
         occasion = support.occasion(made.digest, arguments.reason)
+        if environment.protected:
+            engine.prepare(target)
+            entry = audit_entry(
+                environment.name, occasion, made.digest, "plan.approval", "digest given", {"door": "command line"}
+            )
+            audit.record(target.db, entry)
         if made.direction == "forward":
             _gate(arguments, target, facts, made, occasion)
         with _progress(arguments) as tell:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import atexit
+import contextlib
 import hashlib
 import importlib.util
 import re
@@ -20,9 +21,10 @@ from pathlib import Path
 
 from mongo_ops.errors import PlanError
 from mongo_ops.migrations.model import Migration, MigrationFile, Record
+from mongo_ops.migrations.operations.base import Operation
 from mongo_ops.migrations.source import checksum, helpers
 
-NAME = re.compile(r"^\d{3,}_[a-z0-9]+(?:_[a-z0-9]+)*$")
+NAME = re.compile(r"^(?!0+_)\d{3,}_[a-z0-9]+(?:_[a-z0-9]+)*$")
 
 
 class MigrationFileError(PlanError):
@@ -60,6 +62,16 @@ def discover(folder: Path) -> tuple[MigrationFile, ...]:
     return tuple(by_version[number] for number in sorted(by_version))
 
 
+def usable(folder: Path) -> tuple[MigrationFile, ...]:
+    """Return the migrations that can be loaded, oldest first; what is wrong with the others is the linter's to say."""
+    by_version: dict[int, MigrationFile] = {}
+    for path in candidates(folder):
+        with contextlib.suppress(MigrationFileError):
+            file = load(path, folder)
+            by_version.setdefault(int(file.version), file)
+    return tuple(by_version[number] for number in sorted(by_version))
+
+
 def load(path: Path, folder: Path) -> MigrationFile:
     """Load one migration file.
 
@@ -69,7 +81,7 @@ def load(path: Path, folder: Path) -> MigrationFile:
     if not NAME.match(path.stem):
         raise MigrationFileError(path, "is not named like 007_what_it_does.py (three digits, then lower-case words).")
     try:
-        source = path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8-sig")
         docstring = ast.get_docstring(ast.parse(source)) or ""
     except UnicodeDecodeError:
         raise MigrationFileError(path, "is not text in UTF-8.") from None
@@ -78,13 +90,26 @@ def load(path: Path, folder: Path) -> MigrationFile:
     module = types.ModuleType("unloaded")
     try:
         module = _import(path, folder)
-    except Exception as error:  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         raise MigrationFileError(path, f"cannot be imported: {type(error).__name__}: {error}") from error
     migration = getattr(module, "migration", None)
     if not isinstance(migration, Migration):
         raise MigrationFileError(path, "must define `migration = Migration(operations=[...])`.")
+    if problem := _malformed(migration):
+        raise MigrationFileError(path, problem)
     local_modules = helpers(path, folder)
     return MigrationFile(path.stem, path, docstring, source, checksum(source, local_modules), migration, local_modules)
+
+
+def _malformed(migration: Migration) -> str | None:
+    """Return what is wrong with the declaration's types, which the type checker of a migration's author may not have seen."""
+    operations = migration.operations
+    if not isinstance(operations, list | tuple) or not all(isinstance(one, Operation) for one in operations):
+        return "operations must be a list of operations, such as AddField(...)."
+    for name in ("tags", "environments"):
+        if isinstance(getattr(migration, name), str):
+            return f"{name} must be a tuple of names, not one text; mind the comma in ('development',)."
+    return None
 
 
 def load_source(record: Record) -> MigrationFile:

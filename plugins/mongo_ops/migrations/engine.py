@@ -43,6 +43,20 @@ class PlanChangedError(PlanError):
         )
 
 
+class OutOfTurnError(PlanError):
+    """A migration would run before one that comes earlier."""
+
+    def __init__(self, name: str, ahead: Sequence[str]) -> None:
+        super().__init__(name, tuple(ahead))
+        self.name, self.ahead = name, tuple(ahead)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} must not run now: {', '.join(self.ahead)} is pending and comes first. Another run undid it meanwhile; "
+            "trigger a new run."
+        )
+
+
 @dataclass(frozen=True)
 class Survey:
     """What is on disk and what the database says, read at one moment."""
@@ -191,16 +205,35 @@ def revert_all(run: Run, facts: Survey, names: Sequence[str]) -> Iterator[Outcom
         yield run.revert(facts.as_it_ran(name))
 
 
-def insist_on_step(approved: Plan, facts: Survey, name: str) -> None:
-    """Refuse to apply a file that changed since the plan was made.
+def insist_on_step(approved: Plan, now: Plan, facts: Survey, name: str) -> None:
+    """Refuse to apply a file that changed since the plan was made, or before one that is to run earlier.
+
+    The lease lives on its time to live between two tasks, so another run may have come and undone something.
 
     Raises:
         PlanChangedError: its checksum is not the plan's.
+        OutOfTurnError: an earlier migration is pending (again).
     """
     planned = next(step.checksum for step in approved.steps if step.name == name)
     found = facts.file(name).checksum
     if planned != found:
         raise PlanChangedError(planned, found)
+    if name in now.names:
+        ahead = [n for n in now.names[: now.names.index(name)] if not facts.file(n).migration.run_always]
+        if ahead:
+            raise OutOfTurnError(name, ahead)
+
+
+def finished_in_run(target: Target, run_id: str, name: str, direction: str) -> Outcome | None:
+    """Return what an earlier try of the same run has finished, if it did and that still holds."""
+    done = State.APPLIED if direction == "forward" else State.ROLLED_BACK
+    record = history.load_one(target.db, name)
+    event = target.db[history.HISTORY].find_one(
+        {"migration": name, "event": done.value, "run_id": run_id}, sort=[("at", -1)]
+    )
+    if event is None or record is None or record.state is not done:
+        return None
+    return Outcome(name, direction, event["counts"], event["seconds"])
 
 
 def release(target: Target, holder: Holder) -> bool:

@@ -17,6 +17,7 @@ from pymongo.errors import (
 
 from mongo_ops.errors import MongoOpsError, PlanError, RunError
 
+PACKAGE = Path(__file__).resolve().parents[1]
 DUPLICATE_KEY, VALIDATION = 11000, 121
 TRANSIENT_CODES = frozenset({6, 7, 89, 91, 112, 189, 216, 251, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
@@ -36,14 +37,21 @@ def explain(error: BaseException, where: str) -> MongoOpsError:
         error: what happened.
         where: the migration and operation, for the sentence's beginning.
     """
-    if isinstance(error, MongoOpsError):
+    if isinstance(error, MongoOpsError) and _is_ours(error):
         return error
     if isinstance(error, PyMongoError):
         text = f"{where}: {_driver(error)}"
         return MigrationFailedError(text) if _may_pass(error) else MigrationRefusedError(text)
-    return MigrationRefusedError(
+    kind = MigrationFailedError if isinstance(error, OSError | TimeoutError) else MigrationRefusedError
+    return kind(
         f"{where}: {type(error).__name__} at {_origin(error)} (its text is withheld, it may hold personal values)"
     )
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Say whether this package raised it. A migration's own code may raise our classes with a text of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames or Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
 
 
 def _may_pass(error: PyMongoError) -> bool:

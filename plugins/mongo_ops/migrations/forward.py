@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Forward(Passage):
     """One migration going forward."""
 
-    direction, running = "forward", State.RUNNING
+    direction, running, finished = "forward", State.RUNNING, State.APPLIED
 
     def work(self) -> Counts:
         """Begin or resume, walk the operations, check the conditions, record it as applied."""
@@ -37,19 +37,44 @@ class Forward(Passage):
         counts = Counts()
         for index in todo:
             counts += self._one(index)
-        self._ensure()
+        try:
+            self._ensure()
+        except MigrationRefusedError:
+            counts += self._late_comers()
+            self._ensure()
         self.commit(lambda session: self._finish(session, counts))
+        return counts
+
+    def _late_comers(self) -> Counts:
+        """Walk again for documents that others wrote meanwhile, where an operation can tell them from those it changed."""
+        counts = Counts()
+        for index, operation in enumerate(self.file.migration.operations):
+            if operation.takes_late_comers:
+                counts += operation.forward(self.bench(index, None, again=f"late{self.attempt}"))
         return counts
 
     def admit(self) -> None:
         """Refuse an edit of the operation that is half done: neither going on nor going back would fit its other half."""
         if self.record is None or self.record.state not in UNRESOLVED:
             return
-        for index, (old, new) in enumerate(zip(self.record.operations, self.file.migration.operations, strict=False)):
-            if old.state == "running" and old.digest != new.digest():
-                point = self.db[CHECKPOINTS].find_one({"_id": f"{self.base}/forward/{index}", "done": {"$gt": 0}})
-                if point is not None and point["digest"] != new.digest():
-                    raise step_changed(point["_id"], point["done"])
+        operations = self.file.migration.operations
+        for index, old in enumerate(self.record.operations):
+            new = operations[index] if index < len(operations) else None
+            if old.state != "running" or (new is not None and new.digest() == old.digest):
+                continue
+            done = self._progress(index)
+            same_kind = new is not None and new.kind == old.kind
+            if done is not None and not (same_kind and old.kind == "RunPython"):  # whose steps are told apart by name
+                raise step_changed(f"{self.base}/forward/{index}", done)
+            if done is None and not same_kind and self.record.state is not State.FAILED:  # it may have been carried out
+                raise step_changed(f"{self.base}/forward/{index}", 0)
+
+    def _progress(self, index: int) -> int | None:
+        """Return how many documents an operation's walks have done; None when none has begun to write."""
+        walks = {"_id": {"$gte": f"{self.base}/forward/{index}", "$lt": f"{self.base}/forward/{index}0"}}
+        begun = {**walks, "$or": [{"done": {"$gt": 0}}, {"done": {"$exists": False}}]}  # without: a step of ctx.once
+        points = list(self.db[CHECKPOINTS].find(begun, {"done": 1}))
+        return sum(int(point.get("done", 0)) for point in points) if points else None
 
     def _begin(self) -> range:
         """Record the start; return the indexes of the operations that are still to do."""
@@ -101,7 +126,10 @@ class Forward(Passage):
         for condition in self.file.migration.ensures:
             problem = self._violation(condition, session)
             if problem:
-                raise MigrationRefusedError(f"{self.file.name} ran, but {problem}.")
+                raise MigrationRefusedError(
+                    f"{self.file.name} ran, but {problem}. If other writers did that meanwhile, stop them and run again, or accept "
+                    f"it with `mongo-ops mark {self.file.version} --as applied` and add a migration for the rest."
+                )
 
     def _violation(self, condition: Condition, session: ClientSession | None) -> str | None:
         """Check a condition; inside the session's transaction what is not committed yet counts."""

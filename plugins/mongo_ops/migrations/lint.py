@@ -15,7 +15,7 @@ from mongo_ops.migrations.discover import NAME, MigrationFileError, candidates, 
 from mongo_ops.migrations.model import MigrationFile
 from mongo_ops.migrations.operations.base import Fault
 
-UNSUPPRESSIBLE = frozenset({"MO001", "MO004", "MO005", "MO112", "MO113"})
+UNSUPPRESSIBLE = frozenset({"MO001", "MO004", "MO005", "MO112", "MO113", "MO117"})
 WARNINGS = frozenset({"MO003", "MO113", "MO202", "MO206", "MO210", "MO301"})
 
 
@@ -59,9 +59,22 @@ def lint(
         except MigrationFileError as error:
             findings.append(Finding(path.name, "MO005", error.problem))
     findings += _numbers(files)
+    findings += [finding for file in files for finding in _unstable(file, folder)]
     for file in files:
         findings += _one(file, environments, personal)
     return tuple(sorted(findings, key=lambda finding: (finding.file, finding.code)))
+
+
+def _unstable(file: MigrationFile, folder: Path) -> Iterator[Finding]:
+    """Load a file again: an operation that comes out different computes a value at import, such as the time or a new id."""
+    again = load(file.path, folder)
+    pairs = zip(file.migration.operations, again.migration.operations, strict=False)
+    if any(one.digest() != other.digest() for one, other in pairs):
+        yield Finding(
+            file.path.name,
+            "MO117",
+            "computes a value when it is loaded (the time, a new id); use an expression or write it down",
+        )
 
 
 def _numbers(files: Sequence[MigrationFile]) -> Iterator[Finding]:

@@ -17,9 +17,10 @@ from mongo_ops.errors import MongoOpsError
 from mongo_ops.migrations import history
 from mongo_ops.migrations.faults import explain
 from mongo_ops.migrations.history import Occasion
+from mongo_ops.migrations.losses import remember
 from mongo_ops.migrations.model import MigrationFile, Outcome, Record, State
 from mongo_ops.migrations.operations.base import Bench, Loss
-from mongo_ops.mongo.batches import CHECKPOINTS, Batches, BudgetSpentError, Counts, Step, covered
+from mongo_ops.mongo.batches import CHECKPOINTS, Batches, BudgetSpentError, Counts, Step, covered, step_changed
 from mongo_ops.mongo.lease import LeaseLostError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Passage(ABC):
 
     direction: ClassVar[str]
     running: ClassVar[State]
+    finished: ClassVar[State]
 
     def __init__(self, run: Run, file: MigrationFile, record: Record | None) -> None:
         self.run, self.file, self.db = run, file, run.target.db
@@ -136,9 +138,18 @@ class Passage(ABC):
                 audit.append(self.db, session, entry)
 
     def stop(self, state: State, error: str) -> None:
-        """Record that it stopped; when even that is impossible the next run finds it running and knows."""
+        """Record that it stopped; when even that is impossible the next run finds it running and knows.
 
-        def write(_: ClientSession) -> None:
+        A transaction may have committed although its answer never came. So what is stored of this very try is the truth,
+        not what this process remembers; and a try that turns out to have finished is left as finished.
+        """
+
+        def write(session: ClientSession) -> None:
+            stored = self.db[history.MIGRATIONS].find_one({"_id": self.file.name}, session=session) or {}
+            if (stored.get("attempt"), stored.get("epoch")) == (self.attempt, self.run.lease.epoch):
+                if stored["state"] == self.finished:
+                    return
+                self.operations = stored["operations"]
             self.state(state, error=error, **self.program())
             self.event(state.value, error=error, operations=brief(self.operations))
 
@@ -165,12 +176,15 @@ class Passage(ABC):
             raise
 
     def keep(self, losses: Sequence[Loss], index: int) -> None:
-        """Snapshot what an operation is about to destroy."""
+        """Snapshot what an operation is about to destroy; record what going forward destroys before it does."""
         step = f"{self.base}/{self.direction}/{index}"
-        self.run.losses.keep(self.db, losses, step, self.attempt, self.run.occasion.run_id)
+        kept = self.run.losses.keep(self.db, losses, step, self.attempt, self.run.occasion.run_id)
+        if losses and self.direction == "forward":
+            self.operations[index]["found"] = remember(self.operations[index]["found"], kept)
+            self.commit(lambda _: self.state(self.running))
 
-    def bench(self, index: int, session: ClientSession | None) -> Bench:
-        """Lay out the place of work of one operation."""
+    def bench(self, index: int, session: ClientSession | None, again: str = "") -> Bench:
+        """Lay out the place of work of one operation; ``again`` names a further walk of the same operation."""
         walk = f"{self.base}/forward/{index}"
         end = covered(self.db, walk) if self.direction == "reverse" else None
         batches = Batches(self.run.lease, self.run.limits, self.run.report)
@@ -178,7 +192,10 @@ class Passage(ABC):
         def in_batches(
             collection: str, where: Mapping[str, Any], apply: Any, digest: str, name: str = "", end: Any = None
         ) -> Counts:
-            step = Step(f"{self.base}/{self.direction}/{index}{'/' + name if name else ''}", digest, collection, where)
+            parts = (self.base, self.direction, str(index), name, again)
+            if name:
+                self._insist_on_order(index, "/".join(part for part in parts if part))
+            step = Step("/".join(part for part in parts if part), digest, collection, where)
             return batches.run(step, apply, end=end)
 
         def once(name: str, body: Callable[[ClientSession], Counts]) -> Counts:
@@ -189,6 +206,18 @@ class Passage(ABC):
             check=self.run.lease.check, images=self.db[f"ops_before_{self.base}.{index}"],
             forward_end=end, forward_finished=self.operations[index]["state"] == "done",
         )  # fmt: skip
+
+    def _insist_on_order(self, index: int, step_id: str) -> None:
+        """Refuse a named step while another one of the operation is half done: its name was changed since."""
+        prefix = f"{self.base}/{self.direction}/{index}/"
+        half = {
+            "_id": {"$gte": prefix, "$lt": f"{prefix[:-1]}0", "$ne": step_id},
+            "finished": False,
+            "done": {"$gt": 0},
+        }
+        other = self.db[CHECKPOINTS].find_one(half)
+        if other is not None:
+            raise step_changed(other["_id"], other["done"])
 
     def _once(self, step_id: str, body: Callable[[ClientSession], Counts]) -> Counts:
         """Run a body in one transaction, exactly once by name."""

@@ -190,6 +190,8 @@ def rollback_path(
     for record in path:
         file = known.get(record.name)
         reason = file.migration.why_irreversible() if file else None
+        if reason is None and file is not None and file.migration.run_always and record.application > 1:
+            reason = f"it is repeatable and ran {record.application} times; only its last run could be undone"
         if reason is None and record.baseline:
             reason = "it was recorded as applied and did not run here as its file says"
         if reason is not None:
@@ -224,7 +226,8 @@ def missing_in_source(todo: Sequence[MigrationFile], source: Sequence[Record], e
 
     Migrations that do not apply to the source environment are not asked of it.
     """
-    proven = {record.name: record.checksum for record in source if record.state is State.APPLIED}
+    ran = (record for record in source if record.state is State.APPLIED and not record.baseline)
+    proven = {record.name: record.checksum for record in ran}
     asked = (file for file in todo if file.migration.applies_to(environment))
     return tuple(file.name for file in asked if proven.get(file.name) != file.checksum)
 
@@ -304,9 +307,7 @@ def _refuse_unresolved(known: Mapping[str, MigrationFile], states: Mapping[str, 
 def _refuse_out_of_order(
     known: Mapping[str, MigrationFile], states: Mapping[str, Record], todo: Sequence[MigrationFile]
 ) -> None:
-    applied = [
-        int(r.version) for n, r in states.items() if r.state is State.APPLIED and not known[n].migration.run_always
-    ]
+    applied = [int(r.version) for n, r in states.items() if not known[n].migration.run_always]
     newest = max(applied, default=0)
     late = [file.name for file in todo if int(file.version) < newest and file.name not in states]
     if late:

@@ -69,6 +69,30 @@ def preview(target: Target, files: Sequence[MigrationFile]) -> tuple[MigrationPr
     return tuple(found)
 
 
+def preview_reverse(target: Target, files: Sequence[MigrationFile]) -> tuple[MigrationPreview, ...]:
+    """Say what undoing each migration would destroy; all of it is snapshotted before. Reads only."""
+    found: list[MigrationPreview] = []
+    for file in files:
+        operations = [_look_back(target, op) for op in reversed(file.migration.operations)]
+        found.append(MigrationPreview(file.name, file.title, transaction=False, operations=tuple(operations)))
+    return tuple(found)
+
+
+def _look_back(target: Target, operation: Operation) -> OperationPreview:
+    notes: list[str] = []
+    total = 0
+    for loss in operation.destroys():
+        count = target.db[loss.collection].count_documents(dict(loss.where))
+        what = f"{', '.join(loss.fields)} of " if loss.fields else ""
+        total += count
+        if count:
+            notes.append(
+                f"{what}{count:,} documents of {loss.collection} go to the environment's storage before they are undone."
+            )
+    seen = Preview(matched=total, scanned=total, risk="high" if total else "low", notes=tuple(notes))
+    return OperationPreview(f"Undo: {operation.describe()}", operation.kind, seen)
+
+
 def _look(target: Target, operation: Operation, coming: set[str], touched: set[str]) -> OperationPreview:
     seen = Preview()
     involved = {*operation.writes(), *operation.reads()}

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 class Reverse(Passage):
     """One migration going back."""
 
-    direction, running = "reverse", State.ROLLING_BACK
+    direction, running, finished = "reverse", State.ROLLING_BACK, State.ROLLED_BACK
+
+    def admit(self) -> None:
+        """Refuse while snapshots of what it destroyed are missing: it would look undone with nothing brought back."""
+        steps = zip(self.record.operations, self.file.migration.operations, strict=False) if self.record else ()
+        for index, (done, operation) in enumerate(steps):
+            if done.state in ("done", "running"):
+                where = f"Operation {index + 1} of {self.file.name}"
+                self.run.losses.insist(self.db, done, operation.forward_destroys(), where)
 
     def work(self) -> Counts:
         """Undo what is done, drop the before-images, record it as rolled back."""
@@ -46,6 +54,11 @@ class Reverse(Passage):
         started = time.monotonic()
         if operation.mode is Mode.TRANSACTION and self.operations[index]["state"] == "running":
             return Counts()  # its transaction never committed
+        if self.operations[index]["state"] == "running" and operation.not_begun(
+            self.db, self.operations[index]["found"]
+        ):
+            self.commit(lambda _: self.mark(index, "undone", Counts(), time.monotonic() - started))
+            return Counts()
         if not self.operations[index]["found"].get("existed"):  # what was there before it is left there
             self.keep(operation.destroys(), index)
         if operation.mode is Mode.TRANSACTION:
@@ -54,8 +67,8 @@ class Reverse(Passage):
         if operation.mode is Mode.IDEMPOTENT:
             self.run.lease.check()
         counts = operation.reverse(self.bench(index, None))
-        step = f"{self.base}/forward/{index}"
-        self.run.losses.bring_back(self.db, operation.forward_destroys(), step, self.attempt, self.run.lease)
+        found = self.operations[index]["found"]
+        self.run.losses.bring_back(self.db, operation.forward_destroys(), found, self.run.lease)
         self.commit(lambda _: self.mark(index, "undone", counts, time.monotonic() - started))
         return counts
 

@@ -75,7 +75,7 @@ def helpers(path: Path, folder: Path) -> dict[str, str]:
         current = todo.pop()
         if current in seen:
             continue
-        source = current.read_text(encoding="utf-8")
+        source = current.read_text(encoding="utf-8-sig")
         seen[current] = source
         todo.extend(local_imports(source, folder, current))
     return {str(found.relative_to(folder)): text for found, text in sorted(seen.items()) if found != path}

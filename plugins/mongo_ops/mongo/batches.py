@@ -2,7 +2,8 @@
 
 The collection is walked by ``_id``. A batch's writes and its checkpoint commit in one transaction that also asserts the
 lease, so each document is changed once, even by ``$inc``, and a zombie changes none. The walk covers the documents that
-existed when it began: its upper end is fixed then, so that inserts cannot keep it running for ever.
+existed when it began: its upper end is fixed then, so that inserts cannot keep it running for ever. A batch that cannot
+commit at its size (too long or too large for the server) is halved, down to single documents.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import pymongo
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from mongo_ops.errors import PlanError, RunError
 from mongo_ops.mongo import keyrange
@@ -28,6 +32,12 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "ops_checkpoints"
 FIRST_SIZE = 500
+BATCH_BYTES = 8 * 1024 * 1024
+PATIENCE_SECONDS = 10.0
+TOO_MUCH = frozenset({50, 251, 257, 262, 290, 10334, 17280, 17419, 17420})
+"""MaxTimeMSExpired, NoSuchTransaction, TransactionTooLarge, ExceededTimeLimit, TransactionExceededLifetimeLimitSeconds,
+BSONObjectTooLarge, and what a document gets that grows too large: a smaller batch may pass."""
+TOO_MUCH_NAMES = frozenset({"TransactionTooLargeForCache"})  # its code differs between versions
 REPORT_SECONDS = 5.0
 WAIT_SECONDS = 0.5
 log = logging.getLogger(__name__)
@@ -47,6 +57,10 @@ def step_changed(step_id: str, done: int) -> StepChangedError:
         f"{step_id} stopped after {done:,} documents and was edited since. Undo its done part with "
         "`mongo-ops rollback --failed`, or restore the file as it was and run again."
     )
+
+
+class _TooMuchError(Exception):
+    """A batch of several documents does not commit at its size. Never leaves this module."""
 
 
 class NotWalkableError(PlanError):
@@ -153,6 +167,7 @@ class Batches:
         Raises:
             LeaseLostError: another run took over; nothing more was written.
             BudgetSpentError: the time budget is used up; run again.
+            PyMongoError: the server is gone, refuses the work, or cannot commit even a single document.
             StepChangedError: the checkpoint belongs to a different step.
         """
         collection = self._db[step.collection]
@@ -180,8 +195,16 @@ class Batches:
         self._refuse_unwalkable(step)
         ends = keyrange.bounds(collection)
         end = end or (End(ends[1]) if ends else None)
-        point: Document = {"_id": step.id, "digest": step.digest, "collection": step.collection, "size": FIRST_SIZE}
-        point |= {"done": 0, "batches": 0, "seconds": 0.0, "finished": ends is None}
+        largest = self._largest(collection)
+        point: Document = {"_id": step.id, "digest": step.digest, "collection": step.collection}
+        point |= {
+            "size": min(FIRST_SIZE, largest),
+            "largest": largest,
+            "done": 0,
+            "batches": 0,
+            "seconds": 0.0,
+            "finished": ends is None,
+        }
         if ends is not None and end is not None:
             point |= {"next": ends[0], "upper": end.key, "upper_inclusive": end.inclusive}
         point["total"] = collection.estimated_document_count() if ends else 0
@@ -219,13 +242,76 @@ class Batches:
             after["next"] = point["next"] if span.final else span.stop
             seconds = self._clock() - started
             after |= {"seconds": point["seconds"] + seconds, "rate_per_s": walked / max(seconds, 1e-6)}
-            after["size"] = next_size(point["size"], seconds, self._limits.batch_seconds)
+            after |= _sized(point, next_size(point["size"], seconds, self._limits.batch_seconds))
             self._save(session, point, after)
             return after
 
-        after = self._lease.transaction(body)
+        try:
+            after = self._lease.transaction(self._impatient(body) if point["size"] > 1 else body)
+        except (_TooMuchError, PyMongoError) as error:
+            if point["size"] == 1 or not _blames_size(error):
+                raise
+            return self._shrink(point, error)
         self._tell(step, after)
         return after
+
+    def _impatient(self, body: Callable[[ClientSession], Document]) -> Callable[[ClientSession], Document]:
+        """Give a batch up when its size may be what makes it fail, instead of repeating it as it is for two minutes.
+
+        One try gets ``patience`` seconds of the server's time; after that time it is not tried again at this size. A lost
+        connection does not count: the driver waits for the next primary as ever, and in the end the error surfaces.
+        """
+        patience = max(PATIENCE_SECONDS, 20 * self._limits.batch_seconds)
+        began, tries = time.monotonic(), 0
+
+        def attempt(session: ClientSession) -> Document:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and time.monotonic() - began > patience:
+                raise _TooMuchError(f"{tries - 1} tries in {time.monotonic() - began:.0f} s")
+            started = time.monotonic()
+            try:
+                with pymongo.timeout(patience):
+                    return body(session)
+            except PyMongoError as error:
+                if _is_too_much(error) or time.monotonic() - started >= patience:
+                    raise _TooMuchError(_reason(error)) from error
+                raise
+
+        return attempt
+
+    def _shrink(self, point: Document, error: Exception) -> Document:
+        """Halve the size in the checkpoint, so that a later run starts small too, and return the checkpoint.
+
+        The commit may have arrived although its answer did not; the checkpoint then has moved on and is taken as it is.
+        """
+        size = point["size"] // 2
+
+        def write(session: ClientSession) -> Document | None:
+            at = {"_id": point["_id"], "batches": point["batches"]}
+            smaller = {"size": size, "ceiling": size, "epoch": self._lease.epoch}
+            self._db[CHECKPOINTS].update_one(at, {"$set": smaller}, session=session)
+            return self._db[CHECKPOINTS].find_one({"_id": point["_id"]}, session=session)
+
+        now = self._lease.transaction(write)
+        if now is None:
+            raise RunError(f"The checkpoint of {point['_id']} is gone; run again.") from None
+        if now["batches"] == point["batches"]:
+            log.warning(
+                "%s: a batch of %s documents did not commit (%s); going on with %s.",
+                point["_id"], f"{point['size']:,}", _reason(error), f"{size:,}",
+            )  # fmt: skip
+        return now
+
+    @staticmethod
+    def _largest(collection: Collection[Document]) -> int:
+        """Return how many documents of average size make up ``BATCH_BYTES``; a batch never has more."""
+        try:
+            found = list(collection.aggregate([{"$collStats": {"storageStats": {}}}]))
+        except OperationFailure:  # no right to see it
+            return BATCH_BYTES
+        average = max((float(one["storageStats"].get("avgObjSize") or 0) for one in found), default=0)
+        return max(1, int(BATCH_BYTES / max(average, 1)))
 
     def _save(self, session: ClientSession, before: Document, after: Document) -> None:
         fields = {key: {"$literal": value} for key, value in after.items() if key != "_id"}
@@ -261,6 +347,41 @@ class Batches:
                 self._tell(step, point, waiting=reason)
                 told = reason
             time.sleep(WAIT_SECONDS)
+
+
+def _sized(point: Document, wanted: int) -> Document:
+    """Return the next size and its ceiling. After a failure the ceiling rises slowly, lest the next batches fail as well."""
+    size = max(1, min(wanted, point.get("largest", wanted)))
+    ceiling = point.get("ceiling")
+    if ceiling is None:
+        return {"size": size}
+    return {"size": min(size, ceiling), "ceiling": ceiling + max(1, ceiling // 8)}
+
+
+def _is_too_much(error: PyMongoError) -> bool:
+    if not isinstance(error, OperationFailure):
+        return False
+    details = error.details or {}
+    faults = [{"code": error.code, **details}, *details.get("writeErrors", ())]
+    return any(fault.get("code") in TOO_MUCH or fault.get("codeName") in TOO_MUCH_NAMES for fault in faults)
+
+
+def _blames_size(error: Exception) -> bool:
+    """Whether a smaller batch may pass: it was too much, or was aborted again and again until the driver gave up."""
+    if isinstance(error, _TooMuchError):
+        return True
+    cause = error.__cause__ if isinstance(error.__cause__, PyMongoError) else error  # the driver wraps the last failure
+    if not isinstance(cause, PyMongoError) or isinstance(cause, ConnectionFailure):
+        return False
+    return _is_too_much(cause) or cause.has_error_label("TransientTransactionError")
+
+
+def _reason(error: Exception) -> str:
+    """Describe a failure without its text, which may hold values."""
+    if isinstance(error, _TooMuchError):
+        return str(error)
+    code = getattr(error, "code", None)
+    return f"{type(error).__name__}{f', code {code}' if code else ''}"
 
 
 def covered(db: Database[Document], step_id: str) -> End | None:

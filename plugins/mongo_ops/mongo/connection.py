@@ -6,6 +6,7 @@ Never decides what to do with a database, and never shows a credential: errors c
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ DEFAULT_DATABASE = "spotify_ai_agent"
 CHECK_SECONDS = 10.0
 AUTHENTICATION_FAILED = frozenset({18, 8000})
 UNAUTHORIZED = 13
+EXTRA_KEY = "__extra__"  # where Airflow puts extras that do not fit into a query
+SHORTEST_SECRET = 4  # what is shorter occurs in ordinary words
+SECRET_OPTION = re.compile(r"passw|pwd|secret|token|authmechanismproperties", re.IGNORECASE)
 
 
 class InvalidConnectionError(PlanError):
@@ -121,7 +125,8 @@ def _parse_uri(conn_id: str, value: str) -> Mapping[str, Any]:
     parts["login"] = unquote(url.username) if url.username else None
     parts["password"] = unquote(url.password) if url.password else None
     parts["schema"] = unquote(url.path.lstrip("/")) or None
-    parts["extra"] = dict(parse_qsl(url.query))
+    query = dict(parse_qsl(url.query, keep_blank_values=True))
+    parts["extra"] = query.get(EXTRA_KEY, query)
     return parts
 
 
@@ -189,12 +194,13 @@ def connect(
         ) from None
     with client:
         database = environment.database or spec.database or DEFAULT_DATABASE
-        check(client, database, spec.conn_id, spec.hosts)
+        check(client, database, spec)
         yield Target(environment, client, database)
 
 
-def check(client: MongoClient[Document], database: str, conn_id: str, hosts: str) -> None:
+def check(client: MongoClient[Document], database: str, spec: ConnectionSpec) -> None:
     """Ask the server whether it can be worked with: reachable, authenticated, a replica set or a sharded cluster."""
+    conn_id, hosts = spec.conn_id, spec.hosts
     try:
         with pymongo.timeout(CHECK_SECONDS):
             hello = client.admin.command("hello")
@@ -202,7 +208,9 @@ def check(client: MongoClient[Document], database: str, conn_id: str, hosts: str
     except OperationFailure as error:
         raise _refused(error, conn_id, hosts) from None
     except ConfigurationError as error:
-        raise InvalidConnectionError(f"Connection {conn_id} ({hosts}) cannot be used: {error}") from None
+        raise InvalidConnectionError(
+            f"Connection {conn_id} ({hosts}) cannot be used: {_without_secrets(str(error), spec)}"
+        ) from None
     except (ConnectionFailure, PyMongoError) as error:
         raise ServerUnreachableError(
             f"No MongoDB server answered at {hosts} (connection {conn_id}) within {CHECK_SECONDS:.0f} s "
@@ -230,8 +238,29 @@ def _refused(error: OperationFailure, conn_id: str, hosts: str) -> PlanError:
 
 
 def _without_secrets(text: str, spec: ConnectionSpec) -> str:
-    """Cut every part of the URI's user information out of a driver's message."""
+    """Mask the login and the values of secret options in a driver's message.
+
+    A user name is masked only where it stands alone, since it may be part of an ordinary word. Parts of fewer than
+    ``SHORTEST_SECRET`` characters are masked with the whole ``user:password`` only.
+    """
     user_info = spec.uri.partition("://")[2].rpartition("@")[0]
-    for secret in {user_info, *user_info.split(":"), *(unquote(part) for part in user_info.split(":"))} - {""}:
-        text = text.replace(secret, "***")
-    return text
+    user, _, password = user_info.partition(":")
+    whole = {user_info, unquote(user_info)} - {""}
+    secrets = {password, unquote(password), *_secret_values(spec.options)}
+    names = {user, unquote(user)}
+    patterns = [re.escape(one) for one in sorted(whole, key=len, reverse=True)]
+    patterns += [re.escape(one) for one in sorted(secrets, key=len, reverse=True) if len(one) >= SHORTEST_SECRET]
+    patterns += [rf"(?<!\w){re.escape(one)}(?!\w)" for one in names if len(one) >= SHORTEST_SECRET]
+    return re.sub("|".join(patterns), "***", text) if patterns else text
+
+
+def _secret_values(options: Mapping[str, Any], *, inside: bool = False) -> Iterator[str]:
+    """Yield the values of options whose name says that they are secret, and the parts of such values."""
+    for name, value in options.items():
+        secret = inside or SECRET_OPTION.search(str(name)) is not None
+        if isinstance(value, Mapping):
+            yield from _secret_values(value, inside=secret)
+        elif secret and value is not None:
+            text = str(value)
+            yield from {text, unquote(text), quote_plus(text), repr(text)[1:-1]}
+            yield from (part.partition(":")[2] for part in text.split(",") if ":" in part)

@@ -38,6 +38,7 @@ T = TypeVar("T")
 LEASES = "ops_leases"
 TTL_SECONDS = 60.0
 RELEASE_SECONDS = 10.0
+EVICTED_KEPT = 50  # owners that the lease document remembers; an evicted run retries for hours, not for ever
 NEVER_HELD = datetime(1970, 1, 1, tzinfo=UTC)
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,17 @@ class LeaseHeldError(PlanError):
             f"{self.resource} is held by {self.owner} (host {self.host}, pid {self.pid}) since {self.since:%Y-%m-%d %H:%M:%S} "
             f"until {self.expires:%H:%M:%S} UTC. Wait for it, or see `mongo-ops unlock`."
         )
+
+
+class LeaseTakenAwayError(PlanError):
+    """The run was evicted by ``mongo-ops unlock --force``; none of its processes may take the lease again."""
+
+    def __init__(self, resource: str, owner: str) -> None:
+        super().__init__(resource, owner)
+        self.resource, self.owner = resource, owner
+
+    def __str__(self) -> str:
+        return f"This run's lease on {self.resource} was taken away by `mongo-ops unlock` (run {self.owner}); start a new run."
 
 
 class LeaseLostError(RunError):
@@ -182,6 +194,7 @@ def acquire(
 
     Raises:
         LeaseHeldError: another run holds it.
+        LeaseTakenAwayError: it was taken away from this run; a retry of it must not go on.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -192,6 +205,8 @@ def acquire(
             if time.monotonic() - began < ttl / 4 or lease.renew():
                 return lease
             continue  # overtaken meanwhile
+        if db[LEASES].find_one({"_id": resource, "evicted": holder.owner}, {"_id": 1}) is not None:
+            raise LeaseTakenAwayError(resource, holder.owner)
         current = show(db, resource)
         if current is None:
             _create(db, resource)
@@ -214,7 +229,9 @@ def _try_acquire(db: Database[Document], resource: str, holder: Holder, ttl: flo
         "released": False,
     }
     return db[LEASES].find_one_and_update(
-        {"_id": resource, **free}, [{"$set": fields}], return_document=ReturnDocument.AFTER
+        {"_id": resource, "evicted": {"$ne": holder.owner}, **free},
+        [{"$set": fields}],
+        return_document=ReturnDocument.AFTER,
     )
 
 
@@ -232,6 +249,8 @@ def show(db: Database[Document], resource: str) -> Document | None:
 def unlock(db: Database[Document], resource: str, *, force: bool = False) -> Document | None:
     """Free a resource and return whom it was taken from; None when it was free already.
 
+    The owner is noted in ``evicted`` and gets the lease never again: an Airflow run would retry within seconds.
+
     Raises:
         LeaseHeldError: the lease is alive and ``force`` is not given.
     """
@@ -240,11 +259,13 @@ def unlock(db: Database[Document], resource: str, *, force: bool = False) -> Doc
         return None
     if not force:
         raise held_error(current)
-    db[LEASES].update_one(
-        {"_id": resource, "epoch": current["epoch"]},
-        [{"$set": {"expires_at": "$$NOW", "released": True, "epoch": {"$add": ["$epoch", 1]}}}],
+    evicted = {"$concatArrays": [{"$ifNull": ["$evicted", []]}, [{"$literal": current["owner"]}]]}
+    fields = {"expires_at": "$$NOW", "released": True, "epoch": {"$add": ["$epoch", 1]}}
+    done = db[LEASES].update_one(
+        {"_id": resource, "owner": current["owner"]},  # whichever of its processes has it by now
+        [{"$set": {**fields, "evicted": {"$slice": [evicted, -EVICTED_KEPT]}}}],
     )
-    return current
+    return current if done.matched_count else unlock(db, resource, force=True)
 
 
 def free(db: Database[Document], resource: str, owner: str) -> bool:

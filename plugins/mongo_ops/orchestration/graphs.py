@@ -8,7 +8,7 @@ from itertools import groupby
 
 from airflow.sdk import TaskGroup, TriggerRule, chain
 
-from mongo_ops.migrations.discover import discover
+from mongo_ops.migrations.discover import usable
 from mongo_ops.migrations.model import MigrationFile
 from mongo_ops.orchestration.lineage import collection_asset
 from mongo_ops.orchestration.migrate import FORWARD, LeaseOperator, MigrationOperator, ReleaseOperator, VerifyOperator
@@ -23,7 +23,7 @@ def migration_tasks(direction: str) -> list[MigrationOperator]:
     Repeatable migrations come last going forward, and first going back.
     """
     files = sorted(
-        discover(include_folder() / "migrations"), key=lambda file: (file.migration.run_always, int(file.version))
+        usable(include_folder() / "migrations"), key=lambda file: (file.migration.run_always, int(file.version))
     )
     if direction != FORWARD:
         files.reverse()

@@ -13,17 +13,21 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, D
 from mongo_ops.orchestration.evidence import insist_on_approval
 from mongo_ops.orchestration.operators import EngineOperator, holder_of, occasion_of, reporter_of
 from mongo_ops.orchestration.targets import open_losses, open_target
-from mongo_ops.settings import include_folder, load_environment, load_environments
+from mongo_ops.settings import include_folder, load_environment, load_environments, load_personal_fields
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from mongo_ops.migrations.engine import Survey
+    from mongo_ops.migrations.model import Outcome
     from mongo_ops.migrations.plan import Plan
+    from mongo_ops.migrations.run import Run
     from mongo_ops.mongo.connection import Target
     from mongo_ops.settings import Environment
 
 FORWARD, REVERSE = "forward", "reverse"
+LEASE_WAIT_SECONDS = 120.0
+"""How long a run waits for another run on the same database before it gives up."""
 
 
 class LintOperator(EngineOperator):
@@ -34,7 +38,7 @@ class LintOperator(EngineOperator):
         from mongo_ops.migrations.lint import lint  # noqa: PLC0415
 
         del context
-        findings = lint(include_folder() / "migrations", load_environments())
+        findings = lint(include_folder() / "migrations", load_environments(), load_personal_fields())
         for finding in findings:
             self.log.warning("%s", finding)
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -53,19 +57,29 @@ class PlanOperator(EngineOperator):
     def work(self, context: Context) -> dict[str, Any]:
         """Return {plan, digest, markdown, summary}."""
         from mongo_ops.migrations import engine, report  # noqa: PLC0415
-        from mongo_ops.migrations.preview import preview  # noqa: PLC0415
+        from mongo_ops.migrations.preview import preview, preview_reverse  # noqa: PLC0415
 
         with open_target(self.environment_of(context), read_only=True) as target:
             facts = engine.survey(target, include_folder())
             plan = current_plan(target, facts, self.direction, context)
-            files = [facts.file(name) for name in plan.names] if self.direction == FORWARD else []
-            previews = preview(target, files)
+            self._refuse_without_task(facts, plan)
+            look = preview if self.direction == FORWARD else preview_reverse
+            previews = look(target, [facts.file(name) for name in plan.names])
         self.log.info("\n%s", report.plan_as_text(plan, previews))
         stops = [f"{seen.name}: {stop}" for seen in previews for stop in seen.stops]
         if stops and not context["params"]["plan_only"]:
             raise AirflowFailException(f"The plan would fail on this data: {'; '.join(stops)}")
         markdown = report.plan_as_markdown(plan, previews)
         return {"plan": plan.as_value(), "digest": plan.digest, "markdown": markdown, "stops": stops}
+
+    def _refuse_without_task(self, facts: Survey, plan: Plan) -> None:
+        """Refuse to undo here what has no file any more, and therefore no task."""
+        gone = sorted(set(plan.names) - {file.name for file in facts.files})
+        if gone:
+            raise AirflowFailException(
+                f"{', '.join(gone)} has no file any more, so this graph has no task for it. Bring the file back, or use "
+                "`mongo-ops rollback`, which takes its source from the database."
+            )
 
 
 class GateOperator(EngineOperator):
@@ -82,12 +96,11 @@ class GateOperator(EngineOperator):
             facts = engine.survey(target, include_folder())
             plan = current_plan(target, facts, FORWARD, context)
         missing = unproven(environment, facts, plan)
-        reason = context["params"].get("break_glass_reason")
-        if missing and not reason:
-            raise gate.NotPromotedError(missing, environment.promotes_from, environment.name)
-        if missing and reason and not context["params"]["plan_only"]:
-            with open_target(environment.name) as target:
-                gate.break_glass(target, occasion_of(context), missing, reason)
+        if missing:
+            refusal = gate.NotPromotedError(missing, environment.promotes_from, environment.name)
+            if not context["params"]["plan_only"] and not context["params"].get("break_glass_reason"):
+                raise refusal
+            self.log.warning("%s", refusal)
         return {"promotes_from": environment.promotes_from, "missing": list(missing)}
 
 
@@ -109,7 +122,12 @@ class LeaseOperator(EngineOperator):
             occasion = occasion_of(context, plan.digest)
             losses = open_losses(target.environment)
             try:
-                with engine.open_run(target, occasion, losses, holder=holder_of(context), keep_lease=True) as run:
+                settings: dict[str, Any] = {
+                    "holder": holder_of(context),
+                    "wait": LEASE_WAIT_SECONDS,
+                    "keep_lease": True,
+                }
+                with engine.open_run(target, occasion, losses, **settings) as run:
                     self._insist(context, target, plan)
                     taken = {"epoch": run.lease.epoch}
             except BaseException:
@@ -125,8 +143,8 @@ class LeaseOperator(EngineOperator):
         facts = engine.survey(target, include_folder())
         now = current_plan(target, facts, self.direction, context)
         engine.insist(plan, now, facts.records)
-        if self.direction == FORWARD and not context["params"].get("break_glass_reason"):
-            insist_on_proof(target.environment, facts, now)
+        if self.direction == FORWARD:
+            insist_on_proof(context, target, facts, now)
 
     def _skip_what_is_done(self, plan: Plan) -> None:
         """Skip the migrations before the plan's first at once: a process for each would take longer than most plans.
@@ -175,7 +193,8 @@ class MigrationOperator(EngineOperator):
                 target, occasion, losses, holder=holder_of(context), report=reporter_of(context), keep_lease=True
             ) as run:
                 facts = engine.survey(target, include_folder())
-                outcome = self._carry_out(run, facts, plan)
+                before = engine.finished_in_run(target, occasion.run_id, self.migration, self.direction)
+                outcome = before or self._carry_out(context, run, facts, plan)
             self._remember(target, facts, outcome)
         if outcome.already:
             raise AirflowSkipException(f"{self.migration} is done already.")
@@ -186,14 +205,16 @@ class MigrationOperator(EngineOperator):
             "seconds": outcome.seconds,
         }
 
-    def _carry_out(self, run: Any, facts: Survey, plan: Plan) -> Any:
+    def _carry_out(self, context: Context, run: Run, facts: Survey, plan: Plan) -> Outcome:
         """Apply this one; or undo this one and, before it, whatever the plan undoes earlier and is not undone yet."""
         from mongo_ops.migrations import engine  # noqa: PLC0415
 
+        now = current_plan(run.target, facts, self.direction, context)
         if self.direction == FORWARD:
-            engine.insist_on_step(plan, facts, self.migration)
+            engine.insist_on_step(plan, now, facts, self.migration)
             return run.apply(facts.file(self.migration))
         due = plan.names[: plan.names.index(self.migration) + 1]
+        engine.insist(plan, now, facts.records)
         return [outcome for outcome in engine.revert_all(run, facts, due)][-1]  # noqa: C416 - the engine yields as it goes
 
     def _remember(self, target: Target, facts: Survey, outcome: Any) -> None:
@@ -282,16 +303,22 @@ def unproven(environment: Environment, facts: Survey, plan: Plan) -> tuple[str, 
         return gate.missing(source, [facts.file(name) for name in plan.names])
 
 
-def insist_on_proof(environment: Environment, facts: Survey, plan: Plan) -> None:
+def insist_on_proof(context: Context, target: Target, facts: Survey, plan: Plan) -> None:
     """Refuse what the environment before has not applied, or has rolled back while the plan waited for its approval.
+
+    A break-glass reason lets it pass, and that is written into the audit log here, where it takes effect.
 
     Raises:
         NotPromotedError: nothing was done.
     """
     from mongo_ops.migrations import gate  # noqa: PLC0415
 
-    if missing := unproven(environment, facts, plan):
-        raise gate.NotPromotedError(missing, str(environment.promotes_from), environment.name)
+    missing = unproven(target.environment, facts, plan)
+    reason = context["params"].get("break_glass_reason")
+    if missing and not reason:
+        raise gate.NotPromotedError(missing, str(target.environment.promotes_from), target.environment.name)
+    if missing and reason:
+        gate.break_glass(target, occasion_of(context, plan.digest), missing, reason)
 
 
 def skip_when_only_planned(context: Context) -> None:

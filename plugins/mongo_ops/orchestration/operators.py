@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
 
-from mongo_ops.errors import PlanError
+from mongo_ops.errors import MongoOpsError, PlanError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.batches import Progress
     from mongo_ops.mongo.lease import Holder
 
+log = logging.getLogger(__name__)
 RETRIES: dict[str, Any] = {
     "retries": 5,
     "retry_delay": timedelta(seconds=2),
@@ -33,13 +34,33 @@ class EngineOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Work, and turn the engine's faults into Airflow's."""
-        from airflow.sdk.exceptions import AirflowFailException  # noqa: PLC0415
+        from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException  # noqa: PLC0415
+
+        from mongo_ops.mongo.batches import BudgetSpentError  # noqa: PLC0415 - imports pymongo
 
         logging.getLogger("mongo_ops").setLevel(logging.INFO)
         try:
             return self.work(context)
+        except BudgetSpentError as error:  # a clean stop, not a failure: come again without using up a retry
+            self.log.info("%s", error)
+            again = datetime.now(UTC) + timedelta(seconds=1)
+            raise AirflowRescheduleException(again) from None  # type: ignore[no-untyped-call]
         except PlanError as error:
             raise AirflowFailException(str(error)) from None
+        except MongoOpsError:
+            raise
+        except Exception as error:
+            if not type(error).__module__.startswith(("pymongo", "bson", "gridfs")):
+                raise
+            self._raise_worded(error)  # the driver's text may hold values of documents
+
+    def _raise_worded(self, error: Exception) -> NoReturn:
+        from airflow.sdk.exceptions import AirflowFailException  # noqa: PLC0415
+
+        from mongo_ops.migrations.faults import explain  # noqa: PLC0415
+
+        worded = explain(error, self.task_id)
+        raise (AirflowFailException(str(worded)) if isinstance(worded, PlanError) else worded) from None
 
     @abstractmethod
     def work(self, context: Context) -> Any:
@@ -80,10 +101,14 @@ def reporter_of(context: Context) -> Any:
         from mongo_ops.mongo.batches import log_progress  # noqa: PLC0415
 
         log_progress(progress)
-        if store is not None:
-            left = progress.seconds_left
+        if store is None:
+            return
+        left = progress.seconds_left
+        try:
             store.set("progress", {"step": progress.step, "done": progress.done, "total": progress.total,
                                    "rate_per_s": round(progress.rate_per_s), "seconds_left": left and round(left),
                                    "waiting": progress.waiting})  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - progress is a courtesy: no failure of Airflow's API may stop the work
+            log.warning("Progress could not be shown in Airflow (%s).", type(error).__name__)
 
     return report

@@ -24,7 +24,7 @@ def plan_only() -> Param:
     """Dry run or not."""
     return Param(
         False, type="boolean", title="Plan only (dry run)",
-        description="Show what would happen, with counts, and stop. Writes nothing.",
+        description="Show what would happen, with counts, and stop. Writes nothing to the database.",
     )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def rehearse() -> Param:
     """Rehearse first or not."""
     return Param(
         False, type="boolean", title="Rehearse first", section="Care",
-        description="Run the pending migrations up, down and up on a sampled copy in a scratch database before anything else.",
+        description="After the plan, run the pending migrations up, down and up on a sampled copy: a scratch database on the same server, dropped at the end. Also with plan only.",
     )  # fmt: skip
 
 

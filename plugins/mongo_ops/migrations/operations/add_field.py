@@ -35,6 +35,11 @@ class AddField(Operation):
     expression: Any = None
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def takes_late_comers(self) -> bool:
+        """Return True: what it has changed does not match any more."""
+        return True
+
     def describe(self) -> str:
         """Say what it sets, where."""
         what = f"{self.value!r:.60}" if self.expression is None else "the result of an expression"
@@ -47,7 +52,9 @@ class AddField(Operation):
 
     def destroys(self) -> tuple[Loss, ...]:
         """The reverse removes the field with its values."""
-        return (Loss(self.collection, fields=(self.field,)),)
+        blocked = fields.blocked(self.field)
+        reachable = {"$nor": [blocked]} if blocked else {}  # elsewhere the path names no field that was written here
+        return (Loss(self.collection, reachable, fields=(self.field,)),)
 
     def forward(self, at: Bench) -> Counts:
         """Set it, batch by batch.

@@ -112,6 +112,11 @@ class Operation(ABC):
         return type(self).__name__
 
     @property
+    def takes_late_comers(self) -> bool:
+        """Whether it may walk the collection again for documents that came meanwhile, leaving those it changed alone."""
+        return False
+
+    @property
     def keeps_images(self) -> bool:
         """Whether the way back reads before-images that the forward direction took."""
         return self.mode is Mode.BATCHES
@@ -151,6 +156,10 @@ class Operation(ABC):
     @abstractmethod
     def reverse(self, at: Bench) -> Counts:
         """Undo it. Called again after a kill; never called when :meth:`why_irreversible` gives a reason."""
+
+    def not_begun(self, db: Database[Document], found: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Say whether a forward run that was cut short surely changed nothing, so that there is nothing to undo."""
+        return False
 
     def is_done(self, db: Database[Document]) -> bool | None:  # noqa: ARG002
         """Say whether the database looks as after ``forward``; None when looking cannot tell."""

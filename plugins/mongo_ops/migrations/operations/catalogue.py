@@ -78,6 +78,14 @@ def collection(db: Database[Document], name: str) -> Listed | None:
     return None
 
 
+def identity(db: Database[Document], name: str) -> str | None:
+    """Return the collection's UUID as text: another one means that it was dropped and made again. None for a view or nothing."""
+    for found in db.list_collections(filter={"name": name}):
+        uuid = found.get("info", {}).get("uuid")
+        return str(uuid) if uuid is not None else None
+    return None
+
+
 def indexes(db: Database[Document], name: str) -> tuple[Index, ...]:
     """Return the indexes of a collection, unfinished ones included; none when it does not exist or is a view."""
     from pymongo.errors import OperationFailure  # noqa: PLC0415 - keeps pymongo out of the parse path

@@ -40,6 +40,11 @@ class ConvertField(Operation):
     on_error: OnError = "stop"
     on_null: OnNull = "keep"
 
+    @property
+    def takes_late_comers(self) -> bool:
+        """Return True: what it has changed does not match any more."""
+        return True
+
     def describe(self) -> str:
         """Say what it converts, and what happens to values that cannot be."""
         else_ = {
@@ -55,7 +60,9 @@ class ConvertField(Operation):
 
     def destroys(self) -> tuple[Loss, ...]:
         """The reverse overwrites what was written since."""
-        return (Loss(self.collection, fields=(self.field,)),)
+        blocked = fields.blocked(self.field)
+        reachable = {"$nor": [blocked]} if blocked else {}  # elsewhere the path names no field that was written here
+        return (Loss(self.collection, reachable, fields=(self.field,)),)
 
     def forward(self, at: Bench) -> Counts:
         """Convert, batch by batch.

@@ -45,10 +45,16 @@ class DropCollection(Operation):
             return {"existed": False}
         return {
             "existed": True,
+            "identity": catalogue.identity(db, self.name),
             "options": catalogue.note(listed.options),
             "indexes": [catalogue.note(index.spec) for index in catalogue.indexes(db, self.name) if not index.building],
             "count": db[self.name].count_documents({}),
         }
+
+    def not_begun(self, db: Database[Document], found: Mapping[str, Any]) -> bool:
+        """The very collection that was seen before is still there."""
+        seen = found.get("identity")
+        return seen is not None and catalogue.identity(db, self.name) == seen
 
     def forward(self, at: Bench) -> Counts:
         """Drop it; nothing to do when it is gone."""

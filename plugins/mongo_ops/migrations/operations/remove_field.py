@@ -32,6 +32,11 @@ class RemoveField(Operation):
     _: KW_ONLY
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def takes_late_comers(self) -> bool:
+        """Return True: what it has changed does not match any more."""
+        return True
+
     def describe(self) -> str:
         """Say what it removes."""
         return f"Remove {self.field} from documents of {self.collection}{fields.where_clause(self.where)}, keeping its values"

@@ -33,7 +33,13 @@ class RenameCollection(Operation):
 
     def observe(self, db: Database[Document]) -> Mapping[str, Any]:
         """Note whether there is something to rename."""
-        return {"existed": catalogue.collection(db, self.old) is not None}
+        seen = catalogue.identity(db, self.old)
+        return {"existed": catalogue.collection(db, self.old) is not None, "identity": seen}
+
+    def not_begun(self, db: Database[Document], found: Mapping[str, Any]) -> bool:
+        """The very collection that was seen before still has its old name."""
+        seen = found.get("identity")
+        return seen is not None and catalogue.identity(db, self.old) == seen
 
     def forward(self, at: Bench) -> Counts:
         """Rename it, unless that is done."""

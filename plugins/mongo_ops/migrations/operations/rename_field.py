@@ -30,6 +30,11 @@ class RenameField(Operation):
     old: str
     new: str
 
+    @property
+    def takes_late_comers(self) -> bool:
+        """Return True: what it has changed does not match any more."""
+        return True
+
     def describe(self) -> str:
         """Say what it renames."""
         return f"Rename {self.old} to {self.new} in the documents of {self.collection} that have it"
