@@ -176,7 +176,7 @@ def test_collections_are_assets_with_names_and_without_credentials(dag):
     assets = {name_of(task): found for task, found in dag["assets"].items() if name_of(task) in FILES}
 
     assert all(assets.values()), "a migration names no collection"
-    assert ["mongodb/geo_events", "mongodb://mongo-ops:27017/spotify_ai_agent/geo_events"] in assets[FILES[4]]
+    assert ["mongodb/geo_events", "x-mongodb://mongo-ops/spotify_ai_agent/geo_events"] in assets[FILES[4]]
     assert [
         uri for found in assets.values() for name, uri in found if "@" in uri or not name.startswith("mongodb/")
     ] == []

@@ -562,7 +562,7 @@ def test_an_approved_plan_no_longer_covers_an_edited_file(project):
         engine.insist(approved, engine.plan_forward(project.target, facts), facts.records)
     assert caught.value.approved == approved.digest
     with pytest.raises(PlanChangedError):
-        engine.insist_on_step(approved, facts, "002_b")
+        engine.insist_on_step(approved, approved, facts, "002_b")
 
 
 def test_a_plan_writes_nothing(project):

@@ -9,8 +9,8 @@ import pytest
 from pymongo import MongoClient
 from tests.mongo.runner import until
 
-from mongo_ops.mongo import lease as leases
 from mongo_ops.errors import PlanError
+from mongo_ops.mongo import lease as leases
 from mongo_ops.mongo.lease import (
     LEASES,
     Holder,

@@ -11,8 +11,11 @@ DATABASE = "spotify_ai_agent"
 
 
 def collection_asset(collection: str) -> Asset:
-    """Return the asset that stands for a collection in the graph, whichever environment a run works on."""
-    return Asset(name=f"mongodb/{collection}", uri=f"mongodb://mongo-ops/{DATABASE}/{collection}")
+    """Return the asset that stands for a collection in the graph, whichever environment a run works on.
+
+    The scheme is our own: the provider's ``mongodb`` makes each task import every asset handler there is, boto3 included.
+    """
+    return Asset(name=f"mongodb/{collection}", uri=f"x-mongodb://mongo-ops/{DATABASE}/{collection}")
 
 
 def operator_lineage(lineage: Mapping[str, Any]) -> Any:

@@ -90,14 +90,16 @@ class InsertDocuments(Operation):
         from mongo_ops.mongo.batches import Counts  # noqa: PLC0415 - keeps pymongo out of the parse path
 
         done = Counts()
+        inserted: list[Any] = []
         for image in list(at.images.find({}, session=at.session)):
-            itself = {"_id": image["_id"]}
             if image["had"]:
-                put = at.db[self.collection].replace_one(itself, image["value"], session=at.session)
+                put = at.db[self.collection].replace_one({"_id": image["_id"]}, image["value"], session=at.session)
                 done += Counts(matched=put.matched_count, modified=put.modified_count)
             else:
-                gone = at.db[self.collection].delete_one(itself, session=at.session)
-                done += Counts(deleted=gone.deleted_count)
+                inserted.append(image["_id"])
+        if inserted:
+            gone = at.db[self.collection].delete_many({"_id": {"$in": inserted}}, session=at.session)
+            done += Counts(deleted=gone.deleted_count)
         at.images.delete_many({}, session=at.session)
         return done
 
