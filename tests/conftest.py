@@ -25,7 +25,9 @@ def replica_set(tmp_path_factory):
 def target(replica_set, tmp_path):
     """A connected target on an empty database of its own, dropped afterwards."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    environment = Environment("development", "mongo_development", database=name, storage=(tmp_path / "storage").as_uri())
+    environment = Environment(
+        "development", "mongo_development", database=name, storage=(tmp_path / "storage").as_uri()
+    )
     spec = ConnectionSpec("mongo_development", replica_set.uri, replica_set.nodes[0].address, name)
     with connect(spec, environment) as connected:
         yield connected

@@ -32,14 +32,18 @@ migration = Migration(operations=[InsertDocuments("plans", [{"_id": "free"}, {"_
 def connection(replica_set, database: str, **more) -> str:
     host, _, port = replica_set.nodes[0].address.partition(":")
     extra = {"replicaSet": replica_set.name, "serverSelectionTimeoutMS": 3000}
-    return json.dumps({"conn_type": "mongo", "host": host, "port": int(port), "schema": database, "extra": extra, **more})
+    return json.dumps(
+        {"conn_type": "mongo", "host": host, "port": int(port), "schema": database, "extra": extra, **more}
+    )
 
 
 @pytest.fixture
 def project(replica_set, target, tmp_path, monkeypatch):
     """The include folder with the reference model, and connections to three databases that are dropped afterwards."""
     include = tmp_path / "include"
-    shutil.copytree(ROOT / "include" / "migrations", include / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "include" / "migrations", include / "migrations", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (include / "environments.yaml").write_text(ENVIRONMENTS.format(storage=tmp_path / "storage"))
     monkeypatch.setenv("MONGO_OPS_INCLUDE", str(include))
     names = {"DEVELOPMENT": "", "STAGING": "_s", "PRODUCTION": "_p"}
@@ -153,7 +157,9 @@ def test_an_edited_file_stops_until_it_is_marked(project, capsys):
 
 
 def test_baseline_records_without_running(project, db, capsys):
-    assert run(capsys, "baseline", "--env", "development", "--to", "004", "--reason", "built by hand", "--dry-run")[0] == 2
+    assert (
+        run(capsys, "baseline", "--env", "development", "--to", "004", "--reason", "built by hand", "--dry-run")[0] == 2
+    )
     assert db.list_collection_names() == []
 
     assert main(["baseline", "--env", "development", "--to", "004", "--reason", "built by hand"]) == 0
@@ -169,7 +175,9 @@ def test_rehearse_leaves_the_database_alone(project, target, db, capsys):
 
     assert (code, value["ok"]) == (0, True)
     assert db.list_collection_names() == []
-    assert [name for name in target.client.list_database_names() if "rehearsal" in name and target.database in name] == []
+    assert [
+        name for name in target.client.list_database_names() if "rehearsal" in name and target.database in name
+    ] == []
 
 
 def test_bad_input_is_refused_before_anything_is_written(project, db, monkeypatch, capsys):
@@ -190,8 +198,17 @@ def test_bad_input_is_refused_before_anything_is_written(project, db, monkeypatc
 
 
 def test_a_server_that_is_gone_is_a_failure_and_shows_no_password(project, monkeypatch, capsys):
-    gone = {"conn_type": "mongo", "host": "127.0.0.1", "port": 1, "login": "ops", "password": "s3cret!/@", "schema": "x"}
-    monkeypatch.setenv("AIRFLOW_CONN_MONGO_DEVELOPMENT", json.dumps({**gone, "extra": {"serverSelectionTimeoutMS": 300}}))
+    gone = {
+        "conn_type": "mongo",
+        "host": "127.0.0.1",
+        "port": 1,
+        "login": "ops",
+        "password": "s3cret!/@",
+        "schema": "x",
+    }
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_MONGO_DEVELOPMENT", json.dumps({**gone, "extra": {"serverSelectionTimeoutMS": 300}})
+    )
 
     code, value = run(capsys, "status", "--env", "development")
 
@@ -212,7 +229,9 @@ def test_help_needs_neither_airflow_nor_pymongo():
     code = "import sys; from mongo_ops.cli.main import build_parser; build_parser().format_help(); print(sorted(sys.modules))"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     began = time.process_time()
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    ).stdout
 
     assert "'airflow'" not in out
     assert "'pymongo'" not in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mongo_ops.migrations import engine, history
 from mongo_ops.migrations.engine import OutOfTurnError
 from mongo_ops.migrations.history import Actor, Occasion

@@ -60,9 +60,10 @@ def prepare(db: Database[Document]) -> None:
     if db.name in known:
         return
     present = set(db.list_collection_names(filter={"name": {"$in": [AUDIT_LOG, HEADS]}}))
+    quick = db.with_options(write_concern=WriteConcern(w=1))  # the index, a majority write, waits for them at once
     for name in {AUDIT_LOG, HEADS} - present:
         with contextlib.suppress(CollectionInvalid):  # another process was quicker
-            db.create_collection(name, check_exists=False)
+            quick.create_collection(name, check_exists=False)
     entries(db).create_index([("chain.seq", 1)], name=INDEX, unique=True, partialFilterExpression=CHAINED)
     _begin_chain(db)
     known.add(db.name)

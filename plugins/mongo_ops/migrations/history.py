@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import OperationFailure
+from pymongo.write_concern import WriteConcern
 
 from mongo_ops import __version__
 from mongo_ops.migrations.model import MigrationFile, OperationRecord, Record, State
@@ -49,10 +50,13 @@ class Occasion:
 def prepare(db: Database[Document]) -> None:
     """Create the collections that transactions will write to; does nothing when they exist."""
     there = set(db.list_collection_names(filter={"name": {"$in": list(COLLECTIONS)}}))
+    quick = db.with_options(
+        write_concern=WriteConcern(w=1)
+    )  # the majority write that follows waits for all of them at once
     for name in COLLECTIONS:
         if name not in there:
             try:
-                db.create_collection(name, check_exists=False)
+                quick.create_collection(name, check_exists=False)
             except OperationFailure as error:
                 if error.code != NAMESPACE_EXISTS:  # another run, started at the same moment, was quicker
                     raise

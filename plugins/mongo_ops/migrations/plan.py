@@ -193,7 +193,7 @@ def rollback_path(
         if reason is None and file is not None and file.migration.run_always and record.application > 1:
             reason = f"it is repeatable and ran {record.application} times; only its last run could be undone"
         if reason is None and record.baseline:
-            reason = "it was recorded as applied and did not run here as its file says"
+            reason = "it was recorded as applied (a baseline) and did not run here as its file says"
         if reason is not None:
             raise IrreversibleError(record.name, reason)
     drifted = [
