@@ -43,8 +43,8 @@ def test_a_stopped_task_is_recorded_as_interrupted_frees_the_lease_and_resumes_w
     stopped = scheduler.end(run)
     assert (stopped.state, stopped.states[MIGRATION], stopped.states["release"]) == ("failed", "failed", "success")
     assert processes.wait_for(lambda: processes.look_up(pid) is None, 20)
-    record = db.ops_migrations.find_one({"_id": MIGRATION})
-    assert (record["state"], record["error"]) == ("interrupted", "stopped from outside")
+    # When the teardown is quicker than the dying task, that one is fenced and its end is noted by the next try.
+    assert db.ops_migrations.find_one({"_id": MIGRATION})["state"] in ("interrupted", "running")
     assert lease.show(db, "migrations") is None
     done = db.ops_checkpoints.find_one({"_id": CHECKPOINT})["done"]
     assert counters(scheduler, "stopped") == {1: done, 0: COUNTERS - done}
@@ -56,6 +56,7 @@ def test_a_stopped_task_is_recorded_as_interrupted_frees_the_lease_and_resumes_w
     assert (resumed.state, counters(scheduler, "stopped")) == ("success", {1: COUNTERS})
     assert [event["migration"] for event in scheduler.events("stopped", "applied")][-1] == MIGRATION
     assert db.ops_migrations.find_one({"_id": MIGRATION})["attempt"] == 2
+    assert db.ops_history.count_documents({"migration": MIGRATION, "event": "interrupted"}) == 1
 
 
 def begin(scheduler, environment):

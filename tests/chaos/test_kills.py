@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 
 import pytest
 from tests.mongo.runner import INCLUDE, Project, migration, point_of, slow, until
@@ -88,6 +89,7 @@ def waited_out(project, process, goal):
     while process.popen.poll() is None:
         if point_of(project.db, "001_add") >= goal:
             return True
+        time.sleep(0.002)
     code, told, log = process.end()
     assert (code, told[-1]["type"]) == (3, "LeaseHeldError"), (told, log)
     until(lambda: not lease_alive(project), "the lease lapses")
@@ -172,7 +174,7 @@ def test_the_reference_model_survives_kills_at_random_moments_up_and_down(target
             goal = events(target.db) + dice.randrange(1, 9)
             with project.process(**options) as process:
                 while process.popen.poll() is None and events(target.db) < goal:
-                    pass
+                    time.sleep(0.002)
                 if process.popen.poll() is not None:
                     assert process.end()[0] == 0
                     return

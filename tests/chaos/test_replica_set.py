@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import time
 import uuid
-from pathlib import Path
 
 import pytest
+from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from tests.mongo.runner import Project, migration, point_of, slow, until
 
@@ -21,26 +21,36 @@ ADD_ONE = "Backfill('numbers', {'$inc': {'n': 1}}, revert={'$inc': {'n': -1}})"
 MANY = 60_000
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("three")
+@pytest.fixture
+def three(tmp_path):
+    """Three servers of its own for each test: what one leaves behind is no other's trouble."""
     options = ("--setParameter", "transactionLifetimeLimitSeconds=2")
-    with ReplicaSet(Path(folder), size=3, options=options).running() as running:
+    with ReplicaSet(tmp_path / "three", size=3, options=options).running() as running:
+        be_patient(running)
         yield running
+
+
+def be_patient(three):
+    """Do not elect after one second of silence: on a busy machine that alone would topple primaries."""
+    with MongoClient(three.uri) as client:
+        config = client.admin.command("replSetGetConfig")["config"]
+        config["version"] += 1
+        config["settings"]["electionTimeoutMillis"] = 3_000
+        client.admin.command("replSetReconfig", config)
 
 
 @pytest.fixture
 def project(three, tmp_path):
     name = f"test_{uuid.uuid4().hex[:12]}"
     environment = Environment("development", "c", database=name, storage=(tmp_path / "storage").as_uri())
-    with connect(ConnectionSpec("c", three.uri, "three nodes", name), environment) as target:
+    spec = ConnectionSpec("c", three.uri, "three nodes", name, {"serverSelectionTimeoutMS": 3_000})
+    with connect(spec, environment) as target:
         made = Project(slow(target, batch_seconds=0.02, lease_ttl=10.0), tmp_path / "include")
         numbers(made.db, MANY)
         made.write(
             n001_add=migration(ADD_ONE), n002_index=migration("CreateIndex('numbers', keys=[('n', 1)], name='n')")
         )
         yield made
-        target.client.drop_database(name)
 
 
 def numbers(db, count):

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from bson import Int64, ObjectId
 from pymongo import ReturnDocument
-from pymongo.errors import CollectionInvalid, DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -33,6 +33,7 @@ AUDIT_LOG = "audit_log"
 HEADS = "ops_audit_head"
 CHAINED = {"chain.seq": {"$exists": True}}
 INDEX = "chain.seq_1"
+NAMESPACE_EXISTS = 48
 _prepared: WeakKeyDictionary[MongoClient[Document], set[str]] = WeakKeyDictionary()
 
 
@@ -62,8 +63,11 @@ def prepare(db: Database[Document]) -> None:
     present = set(db.list_collection_names(filter={"name": {"$in": [AUDIT_LOG, HEADS]}}))
     quick = db.with_options(write_concern=WriteConcern(w=1))  # the index, a majority write, waits for them at once
     for name in {AUDIT_LOG, HEADS} - present:
-        with contextlib.suppress(CollectionInvalid):  # another process was quicker
+        try:
             quick.create_collection(name, check_exists=False)
+        except OperationFailure as error:
+            if error.code != NAMESPACE_EXISTS:  # another process was quicker
+                raise
     entries(db).create_index([("chain.seq", 1)], name=INDEX, unique=True, partialFilterExpression=CHAINED)
     _begin_chain(db)
     known.add(db.name)

@@ -10,7 +10,6 @@ import ast
 import atexit
 import contextlib
 import hashlib
-import importlib.util
 import re
 import shutil
 import sys
@@ -133,10 +132,12 @@ def _import(path: Path, folder: Path) -> types.ModuleType:
     parent = types.ModuleType(package)
     parent.__path__ = [str(folder)]
     sys.modules[package] = parent
-    spec = importlib.util.spec_from_file_location(f"{package}.{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    module = types.ModuleType(f"{package}.{path.stem}")
+    module.__file__, module.__package__ = str(path), package
+    sys.modules[module.__name__] = module
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:  # compiled from the text itself: a cached module goes by size and second, and an edit can keep both
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 - that is what loading is
+    finally:
+        sys.dont_write_bytecode = written
     return module

@@ -69,15 +69,16 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
 
 def prepare(at: Bench, *names: str) -> None:
     """Make the images' collection, and others by name, before any transaction writes to them."""
-    from pymongo.errors import CollectionInvalid  # noqa: PLC0415 - keeps pymongo out of the parse path
+    from pymongo.errors import CollectionInvalid, OperationFailure  # noqa: PLC0415 - keeps pymongo out of the parse path
 
     wanted = {at.images.name, *names}
     for name in sorted(wanted - set(at.db.list_collection_names(filter={"name": {"$in": sorted(wanted)}}))):
         at.check()
         try:
             at.db.create_collection(name)
-        except CollectionInvalid:  # another writer made it just now
-            continue
+        except (CollectionInvalid, OperationFailure):  # another writer made it just now
+            if name not in at.db.list_collection_names(filter={"name": name}):
+                raise
 
 
 def change(
