@@ -225,8 +225,8 @@ class Scheduler:
         return [found["_id"] for found in self.db(environment)["ops_migrations"].find({"state": "applied"}).sort("_id")]
 
     def events(self, environment: str, event: str) -> list[dict[str, Any]]:
-        """Return a kind of events of the history, in order."""
-        return list(self.db(environment)["ops_history"].find({"event": event}).sort("_id"))
+        """Return a kind of events of the history in the order of the server's clock; keys of different processes have none."""
+        return list(self.db(environment)["ops_history"].find({"event": event}).sort("at"))
 
     def files(self, environment: str | None = None) -> list[str]:
         """Return the names of the migrations that apply to an environment, oldest first; of all without one."""

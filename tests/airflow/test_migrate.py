@@ -87,7 +87,7 @@ def test_the_history_names_the_run_and_the_audit_chain_holds_the_user_only_as_a_
 
     entries = list(db.audit_log.find({"run_id": run}).sort("chain.seq"))
 
-    assert {found["run_id"] for found in db.ops_history.find().sort("_id").skip(development.before)} == {run}
+    assert {found["run_id"] for found in db.ops_history.find().sort("at").skip(development.before)} == {run}
     assert [e["entity_id"] for e in entries if e["action"] == "migration.applied"] == scheduler.files("development")[2:]
     assert audit.verify(db).ok
     assert {entry["personal"]["actor"]["value"] for entry in entries} == {"olivia"}
