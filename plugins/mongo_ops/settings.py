@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,33 @@ def load_environments(folder: Path | None = None) -> Mapping[str, Environment]:
     return environments
 
 
-def load_personal_fields(folder: Path | None = None) -> Mapping[str, frozenset[str]] | None:
+@dataclass(frozen=True)
+class NamedFields(Collection[str]):
+    """The fields of one collection that the data map names, asked by their dotted names: ``credits.name`` for ``credits[].name``.
+
+    A document is named when a field in it is (``address`` by ``address.city``), and all of it by ``details.*``.
+    """
+
+    paths: frozenset[str]
+
+    def __contains__(self, field: object) -> bool:
+        above = str(field).split(".")
+        wholes = (".".join([*above[:length], "*"]) for length in range(1, len(above) + 1))
+        return any(path == field or path.startswith(f"{field}.") for path in self.paths) or any(
+            whole in self.paths for whole in wholes
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def load_personal_fields(folder: Path | None = None) -> Mapping[str, NamedFields] | None:
     """Return the fields per collection that ``data_map.yaml`` names; None while there is no data map.
 
-    Read as ``collections: {users: {fields: {email: ..., address.city: ...}}}``.
+    Read as ``collections: {users: {fields: {email: ..., address.city: ..., "credits[].name": ..., details.*: ...}}}``.
 
     Raises:
         SettingsError: the file is there and is not such a mapping.
@@ -118,7 +141,10 @@ def load_personal_fields(folder: Path | None = None) -> Mapping[str, frozenset[s
         return None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {str(name): frozenset(map(str, entry["fields"])) for name, entry in content["collections"].items()}
+        return {
+            str(name): NamedFields(frozenset(str(field).replace("[]", "") for field in entry["fields"]))
+            for name, entry in content["collections"].items()
+        }
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise SettingsError(f"{path} must be YAML with `collections`, each with its `fields`.") from None
 

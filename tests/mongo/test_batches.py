@@ -576,6 +576,8 @@ def test_a_server_that_is_gone_is_no_reason_to_shrink(db, small, monkeypatch):
     monkeypatch.setattr(client_session_shared, "_WITH_TRANSACTION_RETRY_TIME_LIMIT", 0.5)
     fill(db, range(25))
     work = Work(db)
+    with pytest.raises(Killed):
+        kill_around(work, 1, Batches, "_tell", after=False)
 
     def lost(session, selected):
         error = AutoReconnect("gone")
@@ -584,10 +586,11 @@ def test_a_server_that_is_gone_is_no_reason_to_shrink(db, small, monkeypatch):
 
     with pytest.raises(ConnectionFailure):
         work.run(apply=lost)
-    assert work.point()["size"] == 10
+    assert (work.point()["size"], work.point()["done"]) == (10, 10)
 
 
-def test_a_commit_whose_answer_is_lost_is_not_done_again(db, small):
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_commit_whose_answer_is_lost_is_not_done_again(db, small, call):
     """The transaction committed, yet the driver reports a failure that blames the size."""
     fill(db, range(25))
     work, real, calls = Work(db), Lease.transaction, []
@@ -595,7 +598,7 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(db, small):
     def deaf(self, body):
         result = real(self, body)
         calls.append(1)
-        if len(calls) == 2:  # the first batch, after the checkpoint was made
+        if len(calls) == call:
             raise OperationFailure("aborted", 251)
         return result
 
@@ -603,6 +606,45 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(db, small):
         patch.setattr(Lease, "transaction", deaf)
         assert work.run() == Counts(matched=25, modified=25)
     assert tally(db) == {1: 25}
+    assert work.point()["done"] == 25
+
+
+def test_a_walk_that_was_killed_before_its_first_batch_covers_what_came_meanwhile(db, small):
+    """Nothing was changed and nothing was written about it; the walk begins, and its end is fixed, when it is run again."""
+    fill(db, range(25))
+    with pytest.raises(Killed):
+        kill_around(Work(db), 1, Batches, "_hold_back", after=False)
+    assert Work(db).point() is None
+    fill(db, range(25, 30))
+
+    assert Work(db).run() == Counts(matched=30, modified=30)
+    assert tally(db) == {1: 30}
+
+
+def test_the_first_batch_commits_with_its_checkpoint_or_not_at_all(db, small):
+    """One transaction for each batch and none besides; whoever has not got the first one's has changed nothing."""
+    fill(db, range(25))
+    real, seen = Lease.transaction, []
+
+    def counting(self, body):
+        result = real(self, body)
+        seen.append((Work(db).point()["done"], tally(db).get(1)))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lease, "transaction", counting)
+        Work(db).run()
+    assert seen == [(10, 10), (20, 20), (25, 25)]
+
+
+def test_an_empty_collection_is_walked_once_whatever_comes_later(db, small):
+    db.create_collection("numbers")
+    assert Work(db).run() == Counts()
+    assert (Work(db).point()["finished"], covered(db, "work")) == (True, None)
+    fill(db, range(25))
+
+    assert Work(db).run() == Counts()
+    assert tally(db) == {0: 25}
 
 
 def test_large_documents_are_walked_a_few_at_a_time_with_their_images(db):
@@ -650,9 +692,15 @@ def test_an_edited_step_is_refused_once_it_has_done_something(db, small):
 
 def test_an_edited_step_that_has_done_nothing_begins_anew(db, small):
     fill(db, range(25))
+
+    def refused(session, selected):
+        if db.numbers.count_documents(selected, session=session) > 5:
+            raise OperationFailure("too large", 334, {"codeName": "TransactionTooLargeForCache"})
+        raise Killed
+
     with pytest.raises(Killed):
-        kill_around(Work(db), 1, Batches, "_hold_back", after=False)
-    assert Work(db).point()["digest"] == "1"
+        Work(db).run(apply=refused)
+    assert (Work(db).point()["digest"], Work(db).point()["done"]) == ("1", 0)
 
     Work(db, digest="2", update={"$inc": {"n": 5}}).run()
 

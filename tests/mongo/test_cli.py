@@ -95,9 +95,22 @@ def test_rollback_puts_documents_aside_and_snapshots_restores_them(project, db, 
     name = next(name for name in value["snapshots"] if "008_plans" in name)
     assert run(capsys, "snapshots", "restore", name, "--env", "development")[0] == 3
     assert db.plans.count_documents({}) == 0
-    assert run(capsys, "snapshots", "restore", name, "--env", "development", "--reason", "needed after all")[0] == 0
+    assert run(capsys, "snapshots", "restore", "--env", "development", name, "--reason", "needed after all")[0] == 0
     assert sorted(db.plans.distinct("_id")) == ["family", "free"]
     assert run(capsys, "audit", "verify", "--env", "development")[1]["faults"] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "restore ../../etc --env development --reason needed-again",
+        "restore --env development ../../etc --reason needed-again",
+        "restore --env development --reason needed-again ../../etc",
+    ],
+)
+def test_the_order_of_a_snapshots_name_and_the_options_does_not_matter(project, capsys, words):
+    code, value = run(capsys, "snapshots", *words.split())
+    assert (code, value["kind"]) == (3, "SnapshotNameError")
 
 
 def test_a_protected_environment_asks_for_promotion_and_approval(project, capsys):

@@ -27,6 +27,7 @@ from mongo_ops.migrations.plan import (
 )
 from mongo_ops.mongo.batches import BudgetSpentError, StepChangedError
 from mongo_ops.mongo.documents import set_digest
+from mongo_ops.mongo.lease import Lease, LeaseLostError
 
 ALL = [path.stem for path in sorted((INCLUDE / "migrations").glob("[0-9]*.py"))]
 ADD_ONE = "Backfill('numbers', {'$inc': {'n': 1}}, revert={'$inc': {'n': -1}})"
@@ -167,6 +168,53 @@ def test_transaction_never_records_operation_by_operation(project):
     assert project.db.plans.count_documents({}) == 0
     assert "other" not in project.db.list_collection_names()
     assert project.states() == {"001_apart": "rolled_back"}
+
+
+def test_the_last_operation_and_the_end_of_its_migration_commit_together(project, monkeypatch):
+    """Killed before that, the migration is found running in its last operation; nothing is done or told twice."""
+    numbers(project.db)
+    project.write(n001_two=migration("CreateCollection('other')", ADD_ONE))
+    commit, killed = Lease.transaction, []
+
+    def deadly(self, body):
+        last = project.db.ops_checkpoints.find_one({"finished": True}) is not None
+        if last and not killed:
+            killed.append(history.load_one(project.db, "001_two"))
+            raise LeaseLostError("migrations", self.epoch)  # a zombie: nothing may be recorded any more
+        return commit(self, body)
+
+    monkeypatch.setattr(Lease, "transaction", deadly)
+    with pytest.raises(LeaseLostError):
+        project.migrate()
+
+    [half] = killed
+    assert (half.state, [op.state for op in half.operations]) == (State.RUNNING, ["done", "running"])
+    assert project.events("001_two") == ["started", "operation"]
+    project.migrate()
+    assert project.events("001_two") == ["started", "operation", "interrupted", "started", "operation", "applied"]
+    operation, applied = project.db.ops_history.find().sort("_id", -1).limit(2)
+    assert operation["at"] == applied["at"]
+    assert values(project.db) == [1]
+
+
+@pytest.mark.parametrize(
+    ("operation", "commits"),
+    [("InsertDocuments('plans', [{'_id': 1}])", 1), ("CreateCollection('other')", 2), (ADD_ONE, 3)],
+)
+def test_a_small_migration_needs_few_commits(project, operation, commits):
+    """Start, batch and end; each is a wait for the disks of a majority."""
+    numbers(project.db)
+    project.write(n001_small=migration(operation))
+    before = committed(project.db)
+
+    project.migrate()
+
+    assert committed(project.db) - before == commits
+    assert project.events("001_small")[-2:] == ["operation", "applied"]
+
+
+def committed(db):
+    return db.client.admin.command("serverStatus")["transactions"]["totalCommitted"]
 
 
 # Failing half-way -----------------------------------------------------------------------------------------------------
@@ -488,6 +536,7 @@ def test_what_a_migration_ensures_decides_whether_it_is_applied(project):
     with pytest.raises(MigrationRefusedError, match="3 documents of numbers match"):
         project.migrate()
     assert project.states() == {"001_a": "failed"}
+    assert [op.state for op in history.load_one(project.db, "001_a").operations] == ["done"]
     project.rollback(failed_only=True)
     assert values(project.db) == [0]
 

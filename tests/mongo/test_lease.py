@@ -148,6 +148,30 @@ def test_a_lost_lease_is_noticed_by_the_heartbeat_and_never_renewed(db):
     assert document(db)["owner"] == "second"
 
 
+def test_work_that_no_transaction_guards_keeps_renewing_the_lease(db):
+    lease = acquire(db, "work", Holder("first"), ttl=60)
+    term = document(db)["expires_at"]
+    with lease.renewing():
+        until(lambda: document(db)["expires_at"] > term, "a renewal long before the heartbeat's", 10)
+
+    term = document(db)["expires_at"]
+    write(db, lease, "no renewal is under way any more")
+    assert document(db)["expires_at"] >= term
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease work, renewing"]
+
+
+def test_renewing_never_brings_a_lost_lease_back(db):
+    lease = acquire(db, "work", Holder("first"))
+    unlock(db, "work", force=True)
+    with acquire(db, "work", Holder("second")) as second:
+        term = document(db)["expires_at"]
+        with lease.renewing():
+            until(lease._lost.is_set, "it notices", 10)
+        with pytest.raises(LeaseLostError):
+            lease.check()
+        assert (document(db)["expires_at"], document(db)["epoch"]) == (term, second.epoch)
+
+
 def test_unlock_refuses_a_live_lease_without_force(db):
     lease = acquire(db, "work", Holder("first"))
 

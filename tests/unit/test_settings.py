@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mongo_ops import settings
-from mongo_ops.settings import Environment, SettingsError, load_environment, load_environments
+from mongo_ops.settings import Environment, SettingsError, load_environment, load_environments, load_personal_fields
 
 FULL = """
 environments:
@@ -116,3 +116,53 @@ def test_the_include_folder_is_chosen_by_a_variable(monkeypatch, tmp_path):
     assert settings.include_folder() == tmp_path.resolve()
     monkeypatch.delenv(settings.INCLUDE_VARIABLE)
     assert settings.include_folder() == settings.PROJECT / "include"
+
+
+MAP = """
+collections:
+  users: {fields: {email: user.contact.email, address.city: user, "credits[].name": user, "tags[]": system, details.*: user}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("email", True),
+        ("address.city", True),
+        ("address", True),  # a document of which a field is named
+        ("address.street", False),
+        ("credits.name", True),
+        ("credits", True),
+        ("credits.email", False),
+        ("tags", True),
+        ("details", True),
+        ("details.home.phone", True),
+        ("mail", False),
+        ("ema", False),
+        ("detail", False),
+    ],
+)
+def test_the_data_map_names_fields_as_migrations_do(tmp_path, field, named):
+    (tmp_path / "data_map.yaml").write_text(MAP)
+
+    found = load_personal_fields(tmp_path)
+
+    assert list(found) == ["users"]
+    assert (field in found["users"]) is named
+    assert sorted(found["users"]) == ["address.city", "credits.name", "details.*", "email", "tags"]
+    assert len(found["users"]) == 5
+
+
+def test_without_a_data_map_nothing_is_known_and_a_broken_one_is_refused(tmp_path):
+    assert load_personal_fields(tmp_path) is None
+    for text in ("a: [", "collections: [users]", "collections: {users: {}}", "{}"):
+        (tmp_path / "data_map.yaml").write_text(text)
+        with pytest.raises(SettingsError, match="`collections`, each with its `fields`"):
+            load_personal_fields(tmp_path)
+
+
+def test_the_projects_data_map_names_every_collection_of_the_model():
+    found = load_personal_fields(settings.PROJECT / "include")
+
+    assert {"users", "tracks", "audit_log", "ops_before_*"} <= set(found)
+    assert "location" in found["geo_events"]

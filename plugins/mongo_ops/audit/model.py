@@ -86,7 +86,7 @@ class Verification:
 
     ``entries`` counts chained entries, ``unchained`` those that other writers put into the same collection,
     ``erased_values`` the personal values that were erased. ``head_seq`` and ``head_hash`` are the last entry read, the
-    value to anchor. ``more_faults`` counts the faults beyond those listed.
+    value to anchor. ``more_faults`` counts the faults beyond those listed. ``chain`` is what the sentence calls the chain.
     """
 
     entries: int
@@ -96,6 +96,7 @@ class Verification:
     head_seq: int
     head_hash: str
     more_faults: int = 0
+    chain: str = "audit chain"
 
     @property
     def ok(self) -> bool:
@@ -107,6 +108,6 @@ class Verification:
         erased = f", {self.erased_values:,} personal values erased" if self.erased_values else ""
         seen = f"{self.entries:,} chained entries{others}{erased}"
         if self.ok:
-            return f"The audit chain is whole: {seen}."
+            return f"The {self.chain} is whole: {seen}."
         found = len(self.faults) + self.more_faults
-        return f"The audit chain has {found:,} fault{'s' if found > 1 else ''} ({seen}): {self.faults[0].sentence}"
+        return f"The {self.chain} has {found:,} fault{'s' if found > 1 else ''} ({seen}): {self.faults[0].sentence}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from mongo_ops.cli import erasure_arguments
+
 if TYPE_CHECKING:
     Parsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
 
@@ -23,6 +25,7 @@ COMMANDS = {
     "verify": f"{ROOM}.upkeep:verify",
     "snapshots": f"{ROOM}.upkeep:snapshots",
     "audit": f"{ROOM}.upkeep:audit",
+    **erasure_arguments.COMMANDS,
 }
 
 
@@ -31,6 +34,7 @@ def add_commands(parsers: Parsers) -> None:
     _migrating(parsers)
     _files(parsers)
     _upkeep(parsers)
+    erasure_arguments.add_commands(parsers)
 
 
 def _migrating(parsers: Parsers) -> None:
@@ -85,14 +89,21 @@ def _upkeep(parsers: Parsers) -> None:
     unlock.add_argument("--force", action="store_true", help="take it away although its holder may be alive; audited")
     unlock.add_argument("--reason", help="required with --force")
     _command(parsers, "verify", "compare the database with what the applied migrations say")
-    snapshots = _command(parsers, "snapshots", "list or restore what rollbacks have put aside")
-    snapshots.add_argument("action", choices=("list", "restore"))
-    snapshots.add_argument("name", nargs="?", help="the snapshot's name, for restore")
-    snapshots.add_argument("--reason", help="required for restore; for the audit log")
+    _snapshots(parsers)
     audit = _command(parsers, "audit", "verify the audit log's chain; seal a chain again whose head is broken")
     audit.add_argument("action", choices=("verify", "reseal"))
     audit.add_argument("--reason", help="required for reseal; for the audit log")
     audit.add_argument("--anchor", metavar="SEQ:HASH", help="a head noted earlier, kept outside of the database")
+
+
+def _snapshots(parsers: Parsers) -> None:
+    about = "list or restore what rollbacks have put aside"
+    snapshots = parsers.add_parser("snapshots", help=about, description=about.capitalize() + ".")
+    actions = snapshots.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _command(actions, "list", "list what rollbacks have put aside")
+    restore = _command(actions, "restore", "bring one snapshot back")
+    restore.add_argument("name", help="the snapshot's name, as `snapshots list` shows it")
+    restore.add_argument("--reason", help="required; for the audit log; name no person")
 
 
 def _command(parsers: Parsers, name: str, help_text: str) -> argparse.ArgumentParser:

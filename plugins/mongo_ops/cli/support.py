@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mongo_ops.audit import Head
 from mongo_ops.errors import PlanError
 from mongo_ops.migrations import engine
 from mongo_ops.migrations.engine import Survey
@@ -41,7 +42,7 @@ def connection_spec(environment: Environment) -> ConnectionSpec:
     value = os.environ.get(variable)
     if value:
         return ConnectionSpec.parse(environment.connection, value)
-    if os.environ.get("AIRFLOW__SECRETS__BACKEND"):
+    if has_secrets_backend():
         from mongo_ops.orchestration import targets  # noqa: PLC0415 - imports Airflow, which takes seconds
 
         return targets.connection_spec(environment)
@@ -50,6 +51,11 @@ def connection_spec(environment: Environment) -> ConnectionSpec:
         '{"conn_type": "mongo", "host": "db1,db2", "login": "...", "password": "...", "schema": "...", '
         '"extra": {"replicaSet": "rs0"}}, or configure AIRFLOW__SECRETS__BACKEND.'
     )
+
+
+def has_secrets_backend() -> bool:
+    """Say whether Airflow is told to look for connections and variables elsewhere than in the environment."""
+    return bool(os.environ.get("AIRFLOW__SECRETS__BACKEND"))
 
 
 @contextmanager
@@ -90,15 +96,45 @@ def losses(environment: Environment) -> Losses:
 
 
 def insist_on_approval(environment: Environment, plan: Plan, approved: str | None) -> None:
-    """Refuse an unapproved plan on a protected environment.
+    """Refuse an unapproved plan of migrations on a protected environment.
 
     Raises:
         ApprovalMissingError: no digest was given, or another plan's.
     """
-    if not environment.protected or not plan.steps or plan.digest == approved:
+    if plan.steps:
+        insist_on_digest(environment, plan.digest, approved, f"plan --env {environment.name}")
+
+
+def insist_on_digest(environment: Environment, digest: str, approved: str | None, look: str) -> None:
+    """Refuse a plan on a protected environment whose digest nobody has passed on.
+
+    Args:
+        environment: where.
+        digest: the plan's.
+        approved: what was given.
+        look: the command by which a second person reads the plan.
+
+    Raises:
+        ApprovalMissingError: no digest was given, or another plan's.
+    """
+    if not environment.protected or digest == approved:
         return
     what = "the approved digest is another plan's" if approved else "the plan is not approved"
     raise ApprovalMissingError(
-        f"{environment.name} is protected and {what}. Let a second person read `mongo-ops plan --env {environment.name}`, then "
-        f"pass --approved {plan.digest}; or trigger the DAG mongo_migrate, which asks in the Airflow UI."
+        f"{environment.name} is protected and {what}. Let a second person read `mongo-ops {look}`, then pass --approved {digest}; or "
+        "trigger the DAG, which asks in the Airflow UI."
     )
+
+
+def anchor(text: str | None) -> Head | None:
+    """Return the head that SEQ:HASH names, as printed by an earlier verification; None for none.
+
+    Raises:
+        PlanError: it is not of that form.
+    """
+    if not text:
+        return None
+    number, _, found = text.partition(":")
+    if not number.isdigit() or not found:
+        raise PlanError("--anchor takes SEQ:HASH, as printed by an earlier verification.")
+    return Head(int(number), found)

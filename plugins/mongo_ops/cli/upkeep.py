@@ -9,7 +9,6 @@ from mongo_ops import audit as audit_log
 from mongo_ops import storage
 from mongo_ops.cli import support
 from mongo_ops.cli.output import show
-from mongo_ops.errors import PlanError
 from mongo_ops.migrations import engine
 from mongo_ops.migrations import verify as checks
 from mongo_ops.migrations.passage import audit_entry
@@ -64,8 +63,6 @@ def snapshots(arguments: argparse.Namespace) -> int:
             names = list(support.losses(target.environment).names(target.database))
         show(arguments, {"snapshots": names}, "\n".join(names) or "No snapshots.")
         return 0
-    if not arguments.name:
-        raise PlanError("Say which snapshot to restore; `mongo-ops snapshots list` shows them.")
     _insist_on_reason(arguments.reason)
     with support.open_run(arguments) as (run, _):
         place = storage.at(run.losses.folder, arguments.name)
@@ -83,12 +80,7 @@ def audit(arguments: argparse.Namespace) -> int:
     """Verify the audit log's chain (exit code 1 when it is broken), or seal it again when its head is broken."""
     if arguments.action == "reseal":
         return _reseal(arguments)
-    anchor: audit_log.Head | None = None
-    if arguments.anchor:
-        number, _, found = str(arguments.anchor).partition(":")
-        if not number.isdigit() or not found:
-            raise PlanError("--anchor takes SEQ:HASH, as printed by an earlier `mongo-ops audit verify`.")
-        anchor = audit_log.Head(int(number), found)
+    anchor = support.anchor(arguments.anchor)
     with support.open_target(arguments.env, read_only=True) as target:
         result = audit_log.verify(target.db, anchor)
     show(arguments, dataclasses.asdict(result), str(result))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Action = Literal["delete", "anonymize", "pseudonymize", "pull", "retain"]
 Stage = Literal["objects", "leaves", "parents", "root"]
@@ -33,12 +33,13 @@ class Identifier:
         collection, path: where its values are read from (``users`` and ``_id``; dotted, arrays by ``[]``).
         where: which documents, a selection with ``$other`` identifiers; empty for the subject's own.
         types: BSON types in which the value may be stored anywhere; every one of them is looked for.
-        trace: whether no trace of it may be left anywhere when an erasure is complete. The residual scan looks for those.
+        trace: whether the residual scan looks for it everywhere, in every encoding, when an erasure is complete.
+        remains: the places (``collection.path``) where a traced value may stay, such as the key of a published artist; none by default.
         unique: whether it belongs to one person only; a value that somebody else has too is left out and reported.
         forbid: values that name nobody (``anonymous``); refused as a subject, ignored elsewhere.
         hashes: digests under which copies of it may be kept (``md5``, ``sha1``, ``sha256`` of its lower-case form).
         is_object: whether it is the key of an object in the environment's asset storage.
-        why: required where ``trace`` is off: why the value may stay.
+        why: required where ``trace`` is off (people share names) or ``remains`` is given: why it may stay.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Identifier:
     where: Mapping[str, Any] = field(default_factory=dict)
     types: tuple[IdentifierType, ...] = ("string",)
     trace: bool = True
+    remains: tuple[str, ...] = ()
     unique: bool = False
     forbid: tuple[Any, ...] = ()
     hashes: tuple[str, ...] = ()
@@ -195,6 +197,18 @@ class DataMap:
         return tuple(one for one in self.identifiers.values() if one.trace)
 
 
+class Actor(Protocol):
+    """Who acts: a name and where it comes from. Staff; the name goes into the audit log's ``actor`` and nowhere else."""
+
+    @property
+    def name(self) -> str:
+        """The user's name."""
+
+    @property
+    def kind(self) -> Literal["airflow", "os", "system"]:
+        """Who says so."""
+
+
 class State(StrEnum):
     """Where a request is. The order is the way it goes; ``HELD``, ``PARTIAL`` and ``FAILED`` go on when the cause is gone."""
 
@@ -213,13 +227,27 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
-OPEN = frozenset({State.RECEIVED, State.PLANNED, State.APPROVED, State.EXECUTING, State.VERIFYING, State.HELD, State.PARTIAL, State.FAILED})
+OPEN = frozenset(
+    {
+        State.RECEIVED,
+        State.PLANNED,
+        State.APPROVED,
+        State.EXECUTING,
+        State.VERIFYING,
+        State.HELD,
+        State.PARTIAL,
+        State.FAILED,
+    }
+)
 """States in which the person is still owed something."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One person's request, without the person. ``subject_ref`` is a keyed reference (pseudonym); ``sealed`` opens only with the vault's key."""
+    """One person's request, without the person. ``subject_ref`` is a keyed reference (pseudonym); ``sealed`` opens only with the vault's key.
+
+    ``sealed`` is empty once the request is closed. ``again`` says that it was open already when it was received once more.
+    """
 
     id: str
     environment: str
@@ -232,6 +260,7 @@ class Request:
     reopened: int = 0
     run_id: str | None = None
     outcome: Mapping[str, Any] = field(default_factory=dict)
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +283,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RuleCount:
-    """How many documents of how many subjects a rule selects; ``indexed`` says whether an index leads to them."""
+    """How many documents a rule selects; ``indexed`` says whether an index leads to them, or the collection is walked."""
 
     rule: str
     action: Action
     stage: Stage
     documents: int
-    subjects: int
     indexed: bool
 
 
@@ -268,7 +296,8 @@ class RuleCount:
 class Plan:
     """What one run will do, for one or many requests. ``digest`` binds the approval; nothing personal is in it.
 
-    ``closure_digest`` commits to the identity closures (keyed), ``map_digest`` to the data map, ``holds_digest`` to the legal holds.
+    ``run_id`` is the request's or the batch's id. ``closure_digest`` commits to the identity closures (keyed), ``map_digest`` to the data
+    map. ``excluded``: request id -> why it is not part of it. ``partial``: why the result can be partial at best.
     """
 
     run_id: str
@@ -281,12 +310,12 @@ class Plan:
     findings: tuple[Finding, ...]
     map_digest: str
     closure_digest: str
-    holds_digest: str
+    partial: tuple[str, ...] = ()
     digest: str = ""
 
     def stage(self, stage: Stage) -> tuple[str, ...]:
         """Return the ids of a stage's rules that have something to do, in order."""
-        return tuple(one.rule for one in self.counts if one.stage == stage)
+        return tuple(one.rule for one in self.counts if one.stage == stage and one.documents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +324,6 @@ class Tally:
 
     rule: str
     documents: int = 0
-    held: int = 0
     by_request: Mapping[str, int] = field(default_factory=dict)
 
 

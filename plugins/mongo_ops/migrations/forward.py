@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mongo_ops.migrations import history
@@ -35,8 +36,11 @@ class Forward(Passage):
         if self.file.migration.in_one_transaction:
             return self.commit(self._all_at_once)
         counts = Counts()
+        last = None if self.file.migration.ensures else len(self.operations) - 1  # nothing to check after it
         for index in todo:
-            counts += self._one(index)
+            counts += self._one(index, counts if index == last else None)
+        if last in todo:
+            return counts
         try:
             self._ensure()
         except MigrationRefusedError:
@@ -150,27 +154,33 @@ class Forward(Passage):
             found = self.file.migration.operations[index].observe(self.db)
             self.operations[index] |= {"state": "running", "found": dict(found)}
 
-    def _one(self, index: int) -> Counts:
+    def _one(self, index: int, before: Counts | None) -> Counts:
+        """Carry an operation out and record it; with ``before``, what those before it did, the migration as applied too."""
         operation = self.file.migration.operations[index]
         started = time.monotonic()
         if self.operations[index]["state"] == "pending":  # not noted by the operation before
             self._observe(index)
             self.commit(lambda _: self.state(State.RUNNING))
         if operation.mode is Mode.TRANSACTION:
-            return self.commit(lambda session: self._in_transaction(index, session))
+            return self.commit(lambda session: self._in_transaction(index, session, before))
         self.keep(operation.forward_destroys(), index)
-        if operation.mode is Mode.IDEMPOTENT:
-            self.run.lease.check()
-        counts = operation.forward(self.bench(index, None))
+        with self.run.lease.renewing() if operation.mode is Mode.IDEMPOTENT else nullcontext():
+            counts = operation.forward(self.bench(index, None))
         self._observe(index + 1)
-        self.commit(lambda _: self.mark(index, "done", counts, time.monotonic() - started))
+        self.commit(lambda session: self._close(index, counts, started, before, session))
         return counts
 
-    def _in_transaction(self, index: int, session: ClientSession) -> Counts:
+    def _in_transaction(self, index: int, session: ClientSession, before: Counts | None = None) -> Counts:
         started = time.monotonic()
         counts = self.file.migration.operations[index].forward(self.bench(index, session))
-        self.mark(index, "done", counts, time.monotonic() - started)
+        self._close(index, counts, started, before, session)
         return counts
+
+    def _close(self, index: int, counts: Counts, started: float, before: Counts | None, session: ClientSession) -> None:
+        """Note an operation as done; the last one in the same transaction as the end of the migration."""
+        self.mark(index, "done", counts, time.monotonic() - started)
+        if before is not None:
+            self._finish(session, before + counts)
 
     def _all_at_once(self, session: ClientSession) -> Counts:
         """Body and record in one transaction; called again when that is retried."""

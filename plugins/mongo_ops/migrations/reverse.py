@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from mongo_ops.migrations import history
@@ -64,9 +65,8 @@ class Reverse(Passage):
         if operation.mode is Mode.TRANSACTION:
             return self.commit(lambda session: self._in_transaction(operation, index, session))
         self._insist_on_images(operation, index)
-        if operation.mode is Mode.IDEMPOTENT:
-            self.run.lease.check()
-        counts = operation.reverse(self.bench(index, None))
+        with self.run.lease.renewing() if operation.mode is Mode.IDEMPOTENT else nullcontext():
+            counts = operation.reverse(self.bench(index, None))
         found = self.operations[index]["found"]
         self.run.losses.bring_back(self.db, operation.forward_destroys(), found, self.run.lease)
         self.commit(lambda _: self.mark(index, "undone", counts, time.monotonic() - started))

@@ -2,7 +2,8 @@
 
 The collection is walked by ``_id``. A batch's writes and its checkpoint commit in one transaction that also asserts the
 lease, so each document is changed once, even by ``$inc``, and a zombie changes none. The walk covers the documents that
-existed when it began: its upper end is fixed then, so that inserts cannot keep it running for ever. A batch that cannot
+existed when it began: its upper end is fixed then, so that inserts cannot keep it running for ever. The first batch brings
+the checkpoint into being; a walk that was killed before that has changed nothing and begins anew. A batch that cannot
 commit at its size (too long or too large for the server) is halved, down to single documents.
 """
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.lease import Lease
 
 CHECKPOINTS = "ops_checkpoints"
-FIRST_SIZE = 500
+FIRST_SIZE = 1000
 BATCH_BYTES = 8 * 1024 * 1024
 PATIENCE_SECONDS = 10.0
 TOO_MUCH = frozenset({50, 251, 257, 262, 290, 10334, 17280, 17419, 17420})
@@ -191,29 +192,27 @@ class Batches:
         return self._begin(step, end)
 
     def _begin(self, step: Step, end: End | None) -> Document:
+        """Return a walk's first checkpoint, which the first batch writes; written here only when there is no batch."""
         collection = self._db[step.collection]
         self._refuse_unwalkable(step)
         ends = keyrange.bounds(collection)
         end = end or (End(ends[1]) if ends else None)
-        largest = self._largest(collection)
+        largest, total = self._extent(collection)
         point: Document = {"_id": step.id, "digest": step.digest, "collection": step.collection}
         point |= {
             "size": min(FIRST_SIZE, largest),
             "largest": largest,
             "done": 0,
+            "total": total,
             "batches": 0,
             "seconds": 0.0,
             "finished": ends is None,
         }
         if ends is not None and end is not None:
-            point |= {"next": ends[0], "upper": end.key, "upper_inclusive": end.inclusive}
-        point["total"] = collection.estimated_document_count() if ends else 0
-
-        def write(session: ClientSession) -> None:
-            self._db[CHECKPOINTS].insert_one({**point, "epoch": self._lease.epoch}, session=session)
-
-        self._lease.transaction(write)
-        return point
+            return point | {"next": ends[0], "upper": end.key, "upper_inclusive": end.inclusive}
+        nothing = {**point, "total": 0, "epoch": self._lease.epoch}
+        self._lease.transaction(lambda session: self._save(session, point, nothing))
+        return nothing
 
     def _refuse_unwalkable(self, step: Step) -> None:
         info = next(iter(self._db.list_collections(filter={"name": step.collection})), None)
@@ -288,10 +287,14 @@ class Batches:
         size = point["size"] // 2
 
         def write(session: ClientSession) -> Document | None:
-            at = {"_id": point["_id"], "batches": point["batches"]}
-            smaller = {"size": size, "ceiling": size, "epoch": self._lease.epoch}
-            self._db[CHECKPOINTS].update_one(at, {"$set": smaller}, session=session)
-            return self._db[CHECKPOINTS].find_one({"_id": point["_id"]}, session=session)
+            found = self._db[CHECKPOINTS].find_one({"_id": point["_id"]}, session=session)
+            if found is None and point["batches"] == 0:
+                found = point
+            if found is None or found["batches"] != point["batches"]:
+                return found
+            smaller = {**found, "size": size, "ceiling": size, "epoch": self._lease.epoch}
+            self._save(session, point, smaller)
+            return smaller
 
         now = self._lease.transaction(write)
         if now is None:
@@ -304,23 +307,26 @@ class Batches:
         return now
 
     @staticmethod
-    def _largest(collection: Collection[Document]) -> int:
-        """Return how many documents of average size make up ``BATCH_BYTES``; a batch never has more."""
+    def _extent(collection: Collection[Document]) -> tuple[int, int]:
+        """Return how many documents of average size make up ``BATCH_BYTES`` (a batch never has more), and how many there are."""
+        shown = {"average": "$storageStats.avgObjSize", "count": "$storageStats.count"}
         try:
-            found = list(collection.aggregate([{"$collStats": {"storageStats": {}}}]))
+            found = list(collection.aggregate([{"$collStats": {"storageStats": {}}}, {"$project": shown}]))
         except OperationFailure:  # no right to see it
-            return BATCH_BYTES
-        average = max((float(one["storageStats"].get("avgObjSize") or 0) for one in found), default=0)
-        return max(1, int(BATCH_BYTES / max(average, 1)))
+            return BATCH_BYTES, collection.estimated_document_count()
+        average = max((float(one.get("average") or 0) for one in found), default=0)
+        return max(1, int(BATCH_BYTES / max(average, 1))), sum(int(one.get("count") or 0) for one in found)
 
     def _save(self, session: ClientSession, before: Document, after: Document) -> None:
+        """Move the checkpoint on; before the first batch there is none yet, or one that a batch too large has left."""
         fields = {key: {"$literal": value} for key, value in after.items() if key != "_id"}
         saved = self._db[CHECKPOINTS].update_one(
             {"_id": before["_id"], "batches": before["batches"]},
             [{"$set": {**fields, "updated_at": "$$NOW"}}],
+            upsert=before["batches"] == 0,
             session=session,
         )
-        if saved.matched_count != 1:
+        if saved.matched_count != 1 and saved.upserted_id is None:
             raise RunError(f"The checkpoint of {before['_id']} moved under this run; run again to resume.")
 
     def _tell(self, step: Step, point: Document, waiting: str | None = None) -> None:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 from pymongo.errors import ConnectionFailure, OperationFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pymongo import MongoClient
 
     from mongo_ops.mongo.documents import Document
 
 PRIMARY, SECONDARY = 1, 2
 UNAUTHORIZED, NO_REPLICATION = 13, 76
+WAIT_SECONDS = 0.5
 COMMAND_NOT_FOUND = 59  # mongos: each shard replicates on its own
 PASSING = frozenset({6, 7, 50, 89, 91, 94, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 """Codes of a server that starts, steps down, shuts down or is overloaded: the next sample may work."""
@@ -58,6 +61,17 @@ def reason_to_wait(sample: Sample, limits: Limits) -> str | None:
     if sample.lag > limits.max_lag:
         return f"replication lag {sample.lag:.1f} s (limit {limits.max_lag:.1f} s)"
     return None
+
+
+def hold_back(probe: LagProbe, limits: Limits, check: Callable[[], None], tell: Callable[[str], None]) -> None:
+    """Wait while there is a reason to; ``check`` may raise at each look, ``tell`` gets each new reason once."""
+    told = None
+    while (reason := reason_to_wait(probe.sample(), limits)) is not None:
+        check()
+        if reason != told:
+            tell(reason)
+            told = reason
+        time.sleep(WAIT_SECONDS)
 
 
 def next_size(size: int, seconds: float, target: float, *, smallest: int = 10, largest: int = 20_000) -> int:

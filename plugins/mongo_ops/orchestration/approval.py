@@ -10,7 +10,6 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from mongo_ops.orchestration.evidence import APPROVED, REFUSED, record_answer
-from mongo_ops.orchestration.migrate import planned
 from mongo_ops.orchestration.targets import open_target
 from mongo_ops.settings import load_environment
 
@@ -21,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class PlanApprovalOperator(ApprovalOperator):
-    """Ask a person to approve the plan where the environment is protected; no answer in time means refused."""
+    """Ask a person to approve the plan where the environment is protected; no answer in time means refused.
+
+    The task ``plan`` hands on ``digest``, ``markdown`` and ``empty`` (whether the plan has nothing to do), whatever it is a plan of.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
@@ -38,9 +40,9 @@ class PlanApprovalOperator(ApprovalOperator):
         environment = load_environment(context["params"]["environment"])
         if context["params"]["plan_only"]:
             raise AirflowSkipException("Plan only: nothing to approve.")
-        plan = planned(context)
-        if not environment.protected or not plan.steps:
-            return {"needed": False, "digest": plan.digest}
+        plan = context["ti"].xcom_pull(task_ids="plan")
+        if not environment.protected or plan["empty"]:
+            return {"needed": False, "digest": plan["digest"]}
         asker = context["dag_run"].triggering_user_name
         if environment.approvers:
             others = [user for user in environment.approvers if user != asker]
@@ -58,23 +60,23 @@ class PlanApprovalOperator(ApprovalOperator):
         Returns:
             {needed, digest}: the digest that was approved. No name, since XCom is not the place for one.
         """
-        plan = planned(context)
+        digest = str(context["ti"].xcom_pull(task_ids="plan")["digest"])
         environment = load_environment(context["params"]["environment"])
         person = (event.get("responded_by_user") or {}).get("name") or "nobody"
         asker = context["dag_run"].triggering_user_name
         try:
             super().execute_complete(context, event)
         except HITLRejectException:
-            self._record(context, environment, plan.digest, person, REFUSED)
+            self._record(context, environment, digest, person, REFUSED)
             why = "nobody approved it in time" if person == "nobody" else "it was rejected"
             raise AirflowFailException(f"The plan was refused: {why}.") from None
         if person in (asker, "nobody"):
-            self._record(context, environment, plan.digest, person, REFUSED)
+            self._record(context, environment, digest, person, REFUSED)
             raise AirflowFailException(
                 "The plan was approved by the one who triggered the run, which does not count. Trigger it again and ask somebody else."
             )
-        self._record(context, environment, plan.digest, person, APPROVED)
-        return {"needed": True, "digest": plan.digest}
+        self._record(context, environment, digest, person, APPROVED)
+        return {"needed": True, "digest": digest}
 
     def _record(self, context: Context, environment: Environment, digest: str, person: str, result: str) -> None:
         with open_target(environment.name) as target:

@@ -13,7 +13,6 @@ from mongo_ops.orchestration.operators import occasion_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from mongo_ops.migrations.plan import Plan
     from mongo_ops.mongo.connection import Target
 
 ACTION, APPROVED, REFUSED = "plan.approval", "approved", "refused"
@@ -46,35 +45,23 @@ def record_answer(context: Context, target: Target, digest: str, person: str, re
     audit.record(target.db, entry)
 
 
-def insist_on_approval(context: Context, target: Target, plan: Plan) -> None:
+def insist_on_approval(context: Context, target: Target, digest: str) -> None:
     """Refuse a plan of a protected environment whose latest answer in this run is not an approval.
 
     Raises:
         NotApprovedError: nothing was done.
     """
-    if not target.environment.protected or not plan.steps:
+    if not target.environment.protected:
         return
     from mongo_ops.audit.log import AUDIT_LOG, CHAINED  # noqa: PLC0415
 
     answers = {
         **CHAINED,
         "entity_type": "plan",
-        "entity_id": plan.digest,
+        "entity_id": digest,
         "action": ACTION,
         "run_id": occasion_of(context).run_id,
     }
     latest = target.db[AUDIT_LOG].find_one(answers, {"result": 1}, sort=[("chain.seq", -1)])
-    if latest is None or latest["result"] != APPROVED or _used_up(context, target, plan):
-        raise NotApprovedError(target.environment.name, plan.digest)
-
-
-def _used_up(context: Context, target: Target, plan: Plan) -> bool:
-    """Say whether this run has carried a step out that was undone since: its approval was for once."""
-    from mongo_ops.migrations import engine, history  # noqa: PLC0415
-    from mongo_ops.migrations.model import State  # noqa: PLC0415
-
-    done = State.APPLIED if plan.direction == "forward" else State.ROLLED_BACK
-    run_id = occasion_of(context).run_id
-    mine = {"migration": {"$in": list(plan.names)}, "event": done.value, "run_id": run_id}
-    names = target.db[history.HISTORY].distinct("migration", mine)
-    return any(engine.finished_in_run(target, run_id, name, plan.direction) is None for name in names)
+    if latest is None or latest["result"] != APPROVED:
+        raise NotApprovedError(target.environment.name, digest)

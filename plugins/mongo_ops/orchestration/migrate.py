@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
-from mongo_ops.orchestration.evidence import insist_on_approval
+from mongo_ops.orchestration import evidence
 from mongo_ops.orchestration.operators import EngineOperator, holder_of, occasion_of, reporter_of
 from mongo_ops.orchestration.targets import open_losses, open_target
 from mongo_ops.settings import include_folder, load_environment, load_environments, load_personal_fields
@@ -55,7 +55,7 @@ class PlanOperator(EngineOperator):
         self.direction = direction
 
     def work(self, context: Context) -> dict[str, Any]:
-        """Return {plan, digest, markdown, summary}."""
+        """Return {plan, digest, markdown, empty, stops}."""
         from mongo_ops.migrations import engine, report  # noqa: PLC0415
         from mongo_ops.migrations.preview import preview, preview_reverse  # noqa: PLC0415
 
@@ -70,7 +70,13 @@ class PlanOperator(EngineOperator):
         if stops and not context["params"]["plan_only"]:
             raise AirflowFailException(f"The plan would fail on this data: {'; '.join(stops)}")
         markdown = report.plan_as_markdown(plan, previews)
-        return {"plan": plan.as_value(), "digest": plan.digest, "markdown": markdown, "stops": stops}
+        return {
+            "plan": plan.as_value(),
+            "digest": plan.digest,
+            "markdown": markdown,
+            "empty": not plan.steps,
+            "stops": stops,
+        }
 
     def _refuse_without_task(self, facts: Survey, plan: Plan) -> None:
         """Refuse to undo here what has no file any more, and therefore no task."""
@@ -274,6 +280,31 @@ class ReportOperator(EngineOperator):
                 "digest": planned(context).digest, "plan_only": bool(context["params"]["plan_only"]),
                 "status": {row["name"]: row["state"] for row in rows},
             }  # fmt: skip
+
+
+def insist_on_approval(context: Context, target: Target, plan: Plan) -> None:
+    """Refuse a plan of a protected environment that is not approved, or whose approval is used up.
+
+    Raises:
+        NotApprovedError: nothing was done.
+    """
+    if not plan.steps:
+        return
+    evidence.insist_on_approval(context, target, plan.digest)
+    if target.environment.protected and _used_up(context, target, plan):
+        raise evidence.NotApprovedError(target.environment.name, plan.digest)
+
+
+def _used_up(context: Context, target: Target, plan: Plan) -> bool:
+    """Say whether this run has carried a step out that was undone since: its approval was for once."""
+    from mongo_ops.migrations import engine, history  # noqa: PLC0415
+    from mongo_ops.migrations.model import State  # noqa: PLC0415
+
+    done = State.APPLIED if plan.direction == FORWARD else State.ROLLED_BACK
+    run_id = occasion_of(context).run_id
+    mine = {"migration": {"$in": list(plan.names)}, "event": done.value, "run_id": run_id}
+    names = target.db[history.HISTORY].distinct("migration", mine)
+    return any(engine.finished_in_run(target, run_id, name, plan.direction) is None for name in names)
 
 
 def planned(context: Context) -> Plan:

@@ -11,6 +11,7 @@ from mongo_ops.settings import Environment, load_environment
 if TYPE_CHECKING:
     from mongo_ops.migrations.losses import Losses
     from mongo_ops.mongo.connection import ConnectionSpec, Target
+    from mongo_ops.storage import Folder
 
 
 def connection_spec(environment: Environment) -> ConnectionSpec:
@@ -56,10 +57,15 @@ def open_target(name: str, *, read_only: bool = False) -> Iterator[Target]:
         yield target
 
 
-def open_losses(environment: Environment) -> Losses:
-    """Return where destroyed data is kept: the environment's storage, as an ObjectStoragePath."""
+def open_storage(environment: Environment) -> Folder:
+    """Return the environment's storage as an ObjectStoragePath."""
     from airflow.sdk import ObjectStoragePath  # noqa: PLC0415
 
+    return ObjectStoragePath(environment.storage, conn_id=environment.storage_connection)
+
+
+def open_losses(environment: Environment) -> Losses:
+    """Return where destroyed data is kept: in the environment's storage."""
     from mongo_ops.migrations.losses import Losses  # noqa: PLC0415
 
-    return Losses(ObjectStoragePath(environment.storage, conn_id=environment.storage_connection))
+    return Losses(open_storage(environment))

@@ -3,7 +3,7 @@
 Takes any ``UPath``-like folder. Never imports Airflow, and never shows a credential or a value of a document.
 """
 
-from mongo_ops.storage.atomic import AlreadyWrittenError, Sink, Source, reading, writing
+from mongo_ops.storage.atomic import AlreadyWrittenError, Sink, Source, create, reading, writing
 from mongo_ops.storage.load import RestoreConflictError, Restored, RestoreRefusedError
 from mongo_ops.storage.manifest import Snapshot, SnapshotCorruptError, SnapshotMissingError, finished
 from mongo_ops.storage.paths import (
@@ -11,6 +11,7 @@ from mongo_ops.storage.paths import (
     InvalidStorageError,
     StorageDeniedError,
     StorageFailedError,
+    fresh,
     is_local,
     open_folder,
     show,
@@ -43,7 +44,9 @@ __all__ = [
     "StorageDeniedError",
     "StorageFailedError",
     "at",
+    "create",
     "finished",
+    "fresh",
     "is_local",
     "open_folder",
     "reading",

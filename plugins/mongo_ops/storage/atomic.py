@@ -7,6 +7,7 @@ store the upload becomes visible when it is completed. A finished file is never 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -19,6 +20,7 @@ from mongo_ops.errors import PlanError
 from mongo_ops.storage.paths import Folder, is_local, show, telling
 
 CHUNK = 1024 * 1024
+CREATING = ("s3", "s3a", "memory")  # file systems whose pipe_file knows mode="create"
 STALE_SECONDS = 3600.0  # a hidden file nobody has written to for so long belongs to a process that was killed
 
 
@@ -97,6 +99,33 @@ def reading(path: Folder) -> Iterator[Source]:
         handle = path.open("rb")
     with contextlib.closing(handle):
         yield Source(path, handle)
+
+
+def create(path: Folder, data: bytes) -> None:
+    """Write a small file that must not exist; of several writers at once exactly one succeeds.
+
+    An object store decides by ``If-None-Match`` where its driver can send it (s3fs: ``mode="create"``).
+
+    Raises:
+        AlreadyWrittenError: it exists.
+    """
+    if is_local(path) or not _can_create(path):
+        with writing(path) as sink:
+            sink.write(data)
+        return
+    with telling(path):
+        try:
+            path.fs.pipe_file(path.path, data, mode="create")
+        except FileExistsError:
+            raise _already(path) from None
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # what s3fs makes of 412 Precondition Failed
+                raise
+            raise _already(path) from None
+
+
+def _can_create(path: Folder) -> bool:
+    return path.protocol in CREATING
 
 
 @contextlib.contextmanager

@@ -5,18 +5,16 @@ Values of documents never enter it: the filter is kept as a digest only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
-from bson import json_util
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mongo_ops.errors import PlanError
-from mongo_ops.mongo.documents import CODEC
+from mongo_ops.storage import ejson
 from mongo_ops.storage.atomic import reading, writing
 from mongo_ops.storage.paths import Folder, show, telling
 
@@ -26,9 +24,6 @@ FILE = "manifest.json"
 MAX_BYTES = 64 * 1024 * 1024
 Kind = Literal["collection", "timeseries", "view", "missing"]
 _HEX = r"^[0-9a-f]{64}$"
-_JSON = json_util.JSONOptions(
-    json_mode=json_util.JSONMode.CANONICAL, uuid_representation=CODEC.uuid_representation, tz_aware=True
-)
 
 
 class SnapshotMissingError(PlanError):
@@ -99,10 +94,10 @@ def write(place: Folder, snapshot: Snapshot) -> None:
     """
     content: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(snapshot)}
     content["created_at"] = snapshot.created_at.isoformat()
-    content["options"] = _plain(snapshot.options)
-    content["indexes"] = [_plain(index) for index in snapshot.indexes]
+    content["options"] = ejson.plain(snapshot.options)
+    content["indexes"] = [ejson.plain(index) for index in snapshot.indexes]
     content["projection"] = None if snapshot.projection is None else list(snapshot.projection)
-    content["manifest_sha256"] = _seal(content)
+    content["manifest_sha256"] = ejson.seal(content)
     with writing(place / FILE) as sink:
         sink.write(json.dumps(content, indent=2).encode() + b"\n")
 
@@ -131,25 +126,11 @@ def read(place: Folder) -> Snapshot:
         raise SnapshotCorruptError(
             f"{show(place / FILE)} is not a snapshot manifest of version {VERSION}. Restore it from a copy of the store."
         ) from None
-    if _seal(content) != model.manifest_sha256:
+    if ejson.seal(content) != model.manifest_sha256:
         raise SnapshotCorruptError(
             f"{show(place / FILE)} was changed after it was written. Restore it from a copy of the store."
         )
     values = {item.name: getattr(model, item.name) for item in fields(Snapshot)}
-    values["options"] = _rich(model.options)
-    values["indexes"] = tuple(_rich(index) for index in model.indexes)
+    values["options"] = ejson.rich(model.options)
+    values["indexes"] = tuple(ejson.rich(index) for index in model.indexes)
     return Snapshot(**values)
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    """Digest everything but the digest, in the order of the file: the order of an index's keys matters."""
-    rest = {name: value for name, value in content.items() if name != "manifest_sha256"}
-    return hashlib.sha256(json.dumps(rest, separators=(",", ":")).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json_util.dumps(value, json_options=_JSON))
-
-
-def _rich(value: Any) -> Any:
-    return json_util.loads(json.dumps(value), json_options=_JSON)

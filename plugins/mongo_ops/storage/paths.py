@@ -90,6 +90,14 @@ def show(path: Folder) -> str:
     return _without_secrets(str(path))
 
 
+def fresh(path: Folder) -> Folder:
+    """Forget what the driver remembers of listings, since other processes write too; return the path."""
+    forget = getattr(path.fs, "invalidate_cache", None)
+    if forget is not None:
+        forget()
+    return path
+
+
 @contextmanager
 def telling(path: Folder) -> Iterator[None]:
     """Turn what a store's driver raises into errors of ours, without the driver's text, which may hold credentials.

@@ -31,7 +31,7 @@ def create(db: Database[Document], snapshot: Snapshot, target: str) -> bool:
     if renamed:
         db.drop_collection(name)
     made = _done(db, {"create": name, **options})
-    indexes = [_specification(index, options) for index in snapshot.indexes if _is_ours(index)]
+    indexes = [index_specification(index, options) for index in snapshot.indexes if is_ours(index)]
     if indexes and not as_view:
         _done(db, {"createIndexes": name, "indexes": indexes})
     if renamed:
@@ -51,12 +51,12 @@ def _done(db: Database[Document], command: dict[str, Any]) -> bool:
     return True
 
 
-def _is_ours(index: Any) -> bool:
+def is_ours(index: Any) -> bool:
     """Whether the index must be made; the one on ``_id`` comes with the collection."""
     return list(index["key"].items()) != [("_id", 1)]
 
 
-def _specification(index: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def index_specification(index: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what createIndexes wants. An index without the collection's collation must say so, or it would inherit it."""
     simple = {"collation": {"locale": "simple"}} if "collation" in options else {}
     return {**simple, **{name: value for name, value in index.items() if name != "ns"}}

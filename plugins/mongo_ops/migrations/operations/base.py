@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.keyrange import End
 
 
+PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
 class OperationError(PlanError):
     """An operation cannot be carried out on the database as it is."""
 
@@ -198,6 +201,8 @@ def _fields(operation: Operation) -> Iterator[tuple[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """Turn a field's value into nested tuples whose repr is stable across runs and machines."""
+    if type(value) in PLAIN:  # nearly all of them; what follows is slow
+        return (type(value).__name__, repr(value))
     if callable(value):
         return ("code", code_of(value))
     if isinstance(value, Mapping):

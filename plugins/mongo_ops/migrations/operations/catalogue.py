@@ -48,6 +48,8 @@ class Listed:
     name: str
     type: str
     options: Mapping[str, Any]
+    uuid: str | None = None
+    """Another one means that it was dropped and made again. None for a view."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,15 @@ class Difference:
 def collection(db: Database[Document], name: str) -> Listed | None:
     """Return the collection of this name, or None."""
     for found in db.list_collections(filter={"name": name}):
-        return Listed(found["name"], found["type"], found.get("options", {}))
+        uuid = found.get("info", {}).get("uuid")
+        return Listed(found["name"], found["type"], found.get("options", {}), str(uuid) if uuid is not None else None)
     return None
 
 
 def identity(db: Database[Document], name: str) -> str | None:
-    """Return the collection's UUID as text: another one means that it was dropped and made again. None for a view or nothing."""
-    for found in db.list_collections(filter={"name": name}):
-        uuid = found.get("info", {}).get("uuid")
-        return str(uuid) if uuid is not None else None
-    return None
+    """Return the collection's UUID as text. None for a view or nothing."""
+    listed = collection(db, name)
+    return listed.uuid if listed else None
 
 
 def indexes(db: Database[Document], name: str) -> tuple[Index, ...]:

@@ -45,7 +45,7 @@ class DropCollection(Operation):
             return {"existed": False}
         return {
             "existed": True,
-            "identity": catalogue.identity(db, self.name),
+            "identity": listed.uuid,
             "options": catalogue.note(listed.options),
             "indexes": [catalogue.note(index.spec) for index in catalogue.indexes(db, self.name) if not index.building],
             "count": db[self.name].count_documents({}),

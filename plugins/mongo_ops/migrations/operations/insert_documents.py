@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mongo_ops.migrations.operations.base import Bench, Fault, Loss, Mode, Operation, OperationError, Preview
@@ -147,6 +148,9 @@ class InsertDocuments(Operation):
         new, different, equal = [], [], 0
         for part in chunks(map(dict, self.documents)):
             stored = self._stored(db, part, session)
+            if not stored:
+                new += part
+                continue
             for given in part:
                 found = stored[canonical(self._by_key(given))]
                 if len(found) > 1:
@@ -164,16 +168,20 @@ class InsertDocuments(Operation):
     def _stored(
         self, db: Database[Document], given: Sequence[Document], session: ClientSession | None
     ) -> Mapping[str, list[Document]]:
-        """Return what is stored under each document's key, by the key's canonical form, with one query for all.
+        """Return what is stored under each document's key, by the key's canonical form, with one query for all. Empty: nothing.
 
         The server calls more values equal than the canonical form does (1 and 1.0, a value and an array that holds it).
         When it finds a document that the form cannot assign, each key is asked for on its own.
         """
-        stored: dict[str, list[Document]] = {canonical(self._by_key(one)): [] for one in given}
         several: dict[str, Any] = {"$or": [self._filter(one) for one in given]}
         if len(self.key) == 1:
             several = {self.key[0]: {"$in": [one[self.key[0]] for one in given]}}
-        for document in db[self.collection].find(several, session=session):
+        found = iter(db[self.collection].find(several, session=session))
+        first = next(found, None)
+        if first is None:
+            return {}
+        stored: dict[str, list[Document]] = {canonical(self._by_key(one)): [] for one in given}
+        for document in chain([first], found):
             form = canonical({name: document.get(name) for name in self.key})
             if form not in stored:
                 break

@@ -33,8 +33,8 @@ class RenameCollection(Operation):
 
     def observe(self, db: Database[Document]) -> Mapping[str, Any]:
         """Note whether there is something to rename."""
-        seen = catalogue.identity(db, self.old)
-        return {"existed": catalogue.collection(db, self.old) is not None, "identity": seen}
+        listed = catalogue.collection(db, self.old)
+        return {"existed": listed is not None, "identity": listed.uuid if listed else None}
 
     def not_begun(self, db: Database[Document], found: Mapping[str, Any]) -> bool:
         """The very collection that was seen before still has its old name."""

@@ -1,0 +1,87 @@
+"""What the commands about people share: open the engine, ask for an identifier without letting it into history or logs."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from mongo_ops.cli import support
+from mongo_ops.erasure.engine import Engine
+from mongo_ops.erasure.identifiers import parse_subject
+from mongo_ops.erasure.keys import Keyring
+from mongo_ops.erasure.map_file import load_map
+from mongo_ops.errors import PlanError
+from mongo_ops.migrations.history import Occasion
+from mongo_ops.storage import open_folder
+
+
+class InputMissingError(PlanError):
+    """An identifier was asked for and none came."""
+
+
+@contextmanager
+def open_engine(arguments: argparse.Namespace, *, read_only: bool = False) -> Iterator[tuple[Engine, Occasion]]:
+    """Yield the engine on an environment, and on whose behalf it works."""
+    occasion = support.occasion(reason=getattr(arguments, "reason", None))
+    with support.open_target(arguments.env, read_only=read_only) as target:
+        folder = open_folder(target.environment.storage)
+        yield (
+            Engine(target, load_map(), keyring(), folder, support.holder(occasion), occasion.actor),
+            occasion,
+        )
+
+
+def keyring() -> Keyring:
+    """Return the keys from ``AIRFLOW_VAR_MONGO_OPS_KEY_*``, or from Airflow's secrets backend when one is configured."""
+    if support.has_secrets_backend():
+        from mongo_ops.orchestration import keys  # noqa: PLC0415 - imports Airflow, which takes seconds
+
+        return keys.keyring()
+    return Keyring.from_environment()
+
+
+def ask(engine: Engine) -> Any:
+    """Return the typed identifier of one person: asked for without echo, or read from a pipe.
+
+    Raises:
+        InvalidIdentifierError, InputMissingError: nothing was read or written.
+    """
+    name = engine.data_map.subject
+    text = getpass.getpass(f"{name} (not shown): ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    return parse_subject(engine.data_map, text)
+
+
+def ask_many(engine: Engine) -> list[Any]:
+    """Return the typed identifiers of many people, one per line of standard input. All are checked before the first is used.
+
+    Raises:
+        InvalidIdentifierError: names the line.
+        InputMissingError: there is no line.
+    """
+    found = []
+    for number, line in enumerate(sys.stdin, start=1):
+        try:
+            found.append(parse_subject(engine.data_map, line.rstrip("\n")))
+        except PlanError as error:
+            raise type(error)(f"Line {number}: {error}") from None
+    if not found:
+        raise InputMissingError("Standard input has no line. Give one identifier per line.")
+    return found
+
+
+def day(text: str) -> datetime:
+    """Return the moment that a date, or a date and time, names; UTC unless it says otherwise.
+
+    Raises:
+        PlanError: it is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise PlanError("A date is written like 2026-03-31, or 2026-03-31T12:00:00+01:00.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

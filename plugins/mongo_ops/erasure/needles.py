@@ -1,0 +1,109 @@
+"""Find any of many byte patterns in a large buffer, exactly. Pure; knows nothing of documents.
+
+Each pattern is represented by one window of eight bytes, of three the one that fewest other patterns share. All windows of the buffer
+are looked up at once in a table of one bit each, then among the sorted windows, and only what is left is compared byte by byte. The
+time for a buffer hardly depends on the number of patterns. (Aho-Corasick, measured first, needs a gigabyte for 400,000 patterns and 40 times as long.)
+
+Patterns and buffers are compared in lower case (ASCII).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WINDOW = 8
+_FEWEST_BITS, _SPARSE = 14, 16  # a small table stays in the processor's cache; a sparse one lets little through
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing, Knuth, TAOCP volume 3, section 6.4
+_LOCAL = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._%+-")
+_WORD = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
+_PRINTABLE = range(0x21, 0x7F)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An occurrence: where it begins, which pattern, and the bytes as they are (not in lower case)."""
+
+    start: int
+    pattern: bytes
+    exact: bytes
+
+
+class Needles:
+    """The patterns, prepared for searching."""
+
+    def __init__(self, patterns: Iterable[bytes]) -> None:
+        """Prepare.
+
+        Raises:
+            ValueError: a pattern is shorter than ``WINDOW`` bytes or not in lower case.
+        """
+        self.patterns = frozenset(patterns)
+        if any(len(one) < WINDOW or one != one.lower() for one in self.patterns):
+            raise ValueError(f"Patterns must be in lower case and at least {WINDOW} bytes long.")
+        self._at: dict[int, list[tuple[bytes, int]]] = {}
+        shared = Counter(one[offset : offset + WINDOW] for one in self.patterns for offset in _offsets(one))
+        for one in self.patterns:
+            _, offset = min((shared[one[offset : offset + WINDOW]], offset) for offset in _offsets(one))
+            key = int.from_bytes(one[offset : offset + WINDOW], "little")
+            self._at.setdefault(key, []).append((one, offset))
+        self._keys: NDArray[np.uint64] = np.array(sorted(self._at), dtype=np.uint64)
+        self._bits = max(_FEWEST_BITS, (_SPARSE * len(self._at)).bit_length())
+        self._table = np.zeros(1 << self._bits, dtype=np.bool_)
+        self._table[self._slot(self._keys)] = True
+
+    def find(self, buffer: bytes) -> list[Found]:
+        """Return every occurrence in the buffer that stands for itself, not as part of a longer word, by position."""
+        if not self.patterns:
+            return []
+        low = buffer.lower()
+        places = {(start, one) for start, one in self._candidates(low) if _stands_alone(low, start, one)}
+        return [Found(start, one, buffer[start : start + len(one)]) for start, one in sorted(places)]
+
+    def _slot(self, windows: NDArray[Any]) -> NDArray[np.uint64]:
+        with np.errstate(over="ignore"):
+            return (windows * _MIX) >> np.uint64(64 - self._bits)
+
+    def _candidates(self, low: bytes) -> Iterator[tuple[int, bytes]]:
+        for shift in range(WINDOW):
+            count = (len(low) - shift) // WINDOW
+            if count <= 0:
+                return
+            windows = np.frombuffer(low, dtype="<u8", count=count, offset=shift)
+            likely = np.flatnonzero(self._table[self._slot(windows)])
+            values = windows[likely]
+            places = np.searchsorted(self._keys, values)
+            exact = self._keys[np.minimum(places, len(self._keys) - 1)] == values
+            for index, key in zip(likely[exact].tolist(), values[exact].tolist(), strict=True):
+                for pattern, offset in self._at[key]:
+                    start = index * WINDOW + shift - offset
+                    if start >= 0 and low.startswith(pattern, start):
+                        yield start, pattern
+
+
+def _offsets(pattern: bytes) -> tuple[int, ...]:
+    last = len(pattern) - WINDOW
+    return tuple({0, last // 2, last})
+
+
+def _stands_alone(low: bytes, start: int, pattern: bytes) -> bool:
+    """Say whether a text is not just a part of a longer one: ``ann@x.org`` inside ``joann@x.org`` is somebody else.
+
+    Bytes that are no text (an ObjectId as it is stored) have no such neighbours.
+    """
+    if not all(byte in _PRINTABLE for byte in pattern):
+        return True
+    end = start + len(pattern)
+    before, after = low[start - 1 : start], low[end : end + 2]
+    if b"@" in pattern or b"%40" in pattern:
+        if before and before[0] in _LOCAL:
+            return False
+        return not (after[:1] and (after[0] in _WORD or (after[:1] in b".-" and after[1:] and after[1] in _WORD)))
+    return not ((before and before[0] in _WORD) or (after[:1] and after[0] in _WORD))

@@ -1,0 +1,141 @@
+"""Make the plan of a run: who is in it, what their identifiers lead to, what each rule selects, what stands in the way.
+
+Reads everything and writes nothing but the closures, sealed, and only when asked to. The people it cannot serve (held, found nowhere,
+done already) are left out one by one; the others go on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongo_ops.erasure import closure, holds, requests, survey
+from mongo_ops.erasure.coverage import coverage
+from mongo_ops.erasure.model import OPEN, DataMap, Finding, Plan, Request, RuleCount, Subject
+from mongo_ops.erasure.plan import sealed
+from mongo_ops.erasure.scan import places
+from mongo_ops.erasure.verify import scan
+from mongo_ops.erasure.work import Work
+
+if TYPE_CHECKING:
+    from mongo_ops.erasure.keys import Keyring
+    from mongo_ops.mongo.connection import Target
+
+HELD, DONE, NOBODY, ELSEWHERE = "held", "done already", "matches nobody", "of another environment"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, the people in it, how many traces of each the scan saw, and which requests match nobody."""
+
+    plan: Plan
+    work: Work
+    traces: Mapping[str, int]
+    nobody: tuple[str, ...]
+
+
+def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str) -> Planned:
+    """Plan a request or a batch; reads only.
+
+    Raises:
+        RequestMissingError, KeyMissingError, VaultError: nothing was planned.
+    """
+    db = target.db
+    excluded: dict[str, str] = {}
+    people = list(_people(target, data_map, keyring, run, excluded))
+    resolved = closure.resolve(db, data_map, people)
+    work = Work(target, data_map, keyring, resolved.subjects, run)
+    where, blind = places(db.client, db.name)
+    traces: Counter[str] = Counter()
+    for seen in scan(work, where):
+        traces.update(seen.by_request)
+    there = survey.collections(db, data_map)
+    nobody = tuple(sorted(_nobody(target, data_map, keyring, run, resolved, traces, there)))
+    excluded |= dict.fromkeys(nobody, NOBODY)
+    work = Work(target, data_map, keyring, [one for one in resolved.subjects if one.request_id not in nobody], run)
+    counts = tuple(survey.count(work, rule, there) for rule in data_map.rules)
+    gaps = [Finding(one.where, one.sentence) for one in coverage(db, data_map)]  # with one a result is partial at best
+    findings = (
+        *resolved.findings,
+        *survey.obstacles(work, counts, there),
+        *_of_limits(work),
+        *gaps,
+    )
+    findings += tuple(Finding("scan", sentence) for sentence in blind)
+    plan = Plan(
+        run_id=run,
+        environment=target.environment.name,
+        database=target.database,
+        requests=len(work.subjects),
+        excluded=excluded,
+        counts=counts,
+        objects=sum(len(one.closure.get(name, ())) for one in work.subjects for name in objects_of(data_map)),
+        findings=findings,
+        map_digest=data_map.digest,
+        closure_digest=closure.commitment(keyring, work.subjects),
+        partial=tuple(one.sentence for one in (*resolved.findings, *gaps)) + tuple(blind),
+    )
+    return Planned(sealed(plan), work, dict(traces), nobody)
+
+
+def objects_of(data_map: DataMap) -> tuple[str, ...]:
+    """Return the identifiers that are keys of objects."""
+    return tuple(one.name for one in data_map.identifiers.values() if one.is_object)
+
+
+def _people(
+    target: Target, data_map: DataMap, keyring: Keyring, run: str, excluded: dict[str, str]
+) -> Iterator[Subject]:
+    """Yield the people of a run with what is known of them already; say of the others why they are left out."""
+    members = requests.members(target.db, run)
+    held = holds.active(target.db)
+    known = {one.request_id: one for one in closure.load(target.db, keyring, members)}
+    for request in requests.load_all(target.db, members):
+        reason = _reason(target, request, held)
+        if reason is not None:
+            excluded[request.id] = reason
+            continue
+        before = known.get(request.id)
+        values = before.closure if before else {data_map.subject: (requests.subject_value(keyring, request),)}
+        yield Subject(request.id, request.subject_ref, values)
+
+
+def _reason(target: Target, request: Request, held: holds.Holds) -> str | None:
+    if request.environment != target.environment.name:
+        return ELSEWHERE
+    if request.state not in OPEN:
+        return f"{DONE} ({request.state})"
+    return HELD if held.of(request.subject_ref) else None
+
+
+def _nobody(
+    target: Target,
+    data_map: DataMap,
+    keyring: Keyring,
+    run: str,
+    resolved: closure.Resolution,
+    traces: Mapping[str, int],
+    there: Mapping[str, survey.Collection],
+) -> Iterator[str]:
+    """Yield the requests whose person is found nowhere: no document of their own, no trace, no rule that selects anything."""
+    for one in resolved.subjects:
+        if one.request_id in resolved.rootless and not traces.get(one.request_id) and not _was_seen(target, one):
+            alone = Work(target, data_map, keyring, [one], run)
+            if not any(survey.count(alone, rule, there).documents for rule in data_map.rules):
+                yield one.request_id
+
+
+def _was_seen(target: Target, one: Subject) -> bool:
+    return closure.traces(target.db, [one.request_id]).get(one.request_id, 0) > 0
+
+
+def _of_limits(work: Work) -> Iterator[Finding]:
+    most = work.data_map.limits.subjects
+    if len(work.subjects) > most:
+        sentence = f"The run has {len(work.subjects):,} people, above the limit of {most:,} (data_map.yaml, limits)."
+        yield Finding("limits", sentence, stops=True)
+
+
+__all__ = ["Planned", "RuleCount", "objects_of", "plan_run"]

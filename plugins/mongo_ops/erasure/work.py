@@ -1,0 +1,141 @@
+"""What one run of erasure works with: the target, the data map, the keys, and the people with their closures, opened.
+
+Lives in one process's memory and is never printed or serialised; what passes between processes is the request id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mongo_ops.erasure.changes import transform
+from mongo_ops.erasure.forms import Index, index_of, texts
+from mongo_ops.erasure.identifiers import encodings
+from mongo_ops.erasure.model import DataMap, Rule, Subject
+from mongo_ops.erasure.scan import Haystack
+from mongo_ops.erasure.selectors import owners
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+    from mongo_ops.erasure.keys import Keyring
+    from mongo_ops.mongo.connection import Target
+    from mongo_ops.mongo.documents import Document
+
+FEW = 20
+"""People up to whom a share of a collection is judged; a large batch is expected to be a large part of it."""
+
+REDACTORS_KEPT = 1_000
+SPACE = 0x20
+_WORD = r"(?<![a-z0-9])(?:{})(?![a-z0-9])"
+_ADDRESS = r"(?<![a-z0-9._%+-])(?:{})(?![a-z0-9]|[.-][a-z0-9])"  # ann@x.org inside joann@x.org is somebody else
+
+
+class Work:
+    """The people of one run, and what the rules need to know of them."""
+
+    def __init__(
+        self, target: Target, data_map: DataMap, keyring: Keyring, subjects: Sequence[Subject], run: str
+    ) -> None:
+        """Gather.
+
+        Args:
+            target: the environment's database.
+            data_map: as it is now; its digest must be the plan's.
+            keyring: needs `vault` and `subject`.
+            subjects: the people, closures opened.
+            run: the id of the request or of the batch.
+        """
+        self.target, self.data_map, self.keyring = target, data_map, keyring
+        self.subjects, self.run = tuple(subjects), run
+        self.redactor = lru_cache(REDACTORS_KEPT)(self._redactor)
+
+    @property
+    def db(self) -> Database[Document]:
+        """The environment's database."""
+        return self.target.db
+
+    @property
+    def is_small(self) -> bool:
+        """Whether only a few people are concerned."""
+        return len(self.subjects) <= FEW
+
+    @cached_property
+    def index(self) -> Index:
+        """To which requests a value leads."""
+        return index_of(self.subjects, self.data_map.identifiers.values())
+
+    @cached_property
+    def references(self) -> Mapping[str, str]:
+        """Each request's subject reference."""
+        return {one.request_id: one.reference for one in self.subjects}
+
+    @cached_property
+    def haystack(self) -> Haystack:
+        """What the residual scan looks for."""
+        return Haystack(self.data_map, self.subjects)
+
+    @cached_property
+    def by_request(self) -> Mapping[str, Subject]:
+        """The people by request."""
+        return {one.request_id: one for one in self.subjects}
+
+    def closures(self, size: int) -> Iterator[dict[str, list[Any]]]:
+        """Yield the closures of ``size`` people at a time, put together by identifier."""
+        for start in range(0, len(self.subjects), size):
+            yield merged(self.subjects[start : start + size])
+
+    def owners(self, document: Mapping[str, Any], rule: Rule) -> frozenset[str]:
+        """Return the requests whose person a document belongs to by a rule's selection."""
+        return frozenset(owners(document, rule.select, self.index))
+
+    def update(
+        self, document: Mapping[str, Any], rule: Rule, whose: frozenset[str]
+    ) -> dict[str, dict[str, Any]] | None:
+        """Return the update that a rule's changes come to for these people; None when nothing is left to change."""
+        redact = self.redactor(whose)
+        return transform(document, rule.changes, self.index, self.references, redact, owners=whose)
+
+    def changed(self, document: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+        """Return what a rule would leave of a document."""
+        update = self.update(document, rule, self.owners(document, rule)) or {}
+        gone = update.get("$unset", {})
+        return {name: value for name, value in (dict(document) | update.get("$set", {})).items() if name not in gone}
+
+    def _redactor(self, whose: frozenset[str]) -> Callable[[str], str]:
+        """Return what puts a person's reference in the place of each of their traced identifiers, whatever the case."""
+        instead: dict[str, str] = {}
+        for request in sorted(whose):
+            subject = self.by_request[request]
+            for identifier in self.data_map.traced:
+                for value in subject.closure.get(identifier.name, ()):
+                    for text in (*texts(identifier, value), *_printable(encodings(identifier, value))):
+                        instead.setdefault(text.lower(), subject.reference)
+        if not instead:
+            return str
+        longest_first = sorted(instead, key=len, reverse=True)
+        addresses = [re.escape(one) for one in longest_first if "@" in one or "%40" in one]
+        words = [re.escape(one) for one in longest_first if "@" not in one and "%40" not in one]
+        shapes = [shape.format("|".join(some)) for shape, some in ((_ADDRESS, addresses), (_WORD, words)) if some]
+        pattern = re.compile("|".join(shapes), re.IGNORECASE)
+        return lambda text: pattern.sub(lambda match: instead[match[0].lower()], text)
+
+
+def merged(people: Sequence[Subject]) -> dict[str, list[Any]]:
+    """Put closures together by identifier."""
+    found: dict[str, list[Any]] = {}
+    for one in people:
+        for name, values in one.closure.items():
+            found.setdefault(name, []).extend(values)
+    return found
+
+
+def _printable(patterns: Sequence[bytes]) -> Iterator[str]:
+    for pattern in patterns:
+        if min(pattern) > SPACE:
+            try:
+                yield pattern.decode()
+            except UnicodeDecodeError:
+                continue
