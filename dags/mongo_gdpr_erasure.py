@@ -10,6 +10,7 @@ from mongo_ops.orchestration.erasure import (
     STAGES,
     BeginOperator,
     CertifyOperator,
+    DueOperator,
     IntakeOperator,
     ObjectsOperator,
     PlanErasureOperator,
@@ -67,13 +68,14 @@ with DAG(
     intake = IntakeOperator(task_id="intake", **RETRIES)
     plan = PlanErasureOperator(task_id="plan", **RETRIES)
     approve = PlanApprovalOperator(task_id="approve")
-    begin = BeginOperator(task_id="begin", trigger_rule="none_failed", **RETRIES)
+    lease = BeginOperator(task_id="lease", trigger_rule="none_failed", **RETRIES)
     objects = ObjectsOperator(task_id="objects", **RETRIES)
+    due = [DueOperator(task_id=f"due_{stage}", stage=stage, **RETRIES) for stage in STAGES]
     stages = [
         RuleOperator.partial(
             task_id=stage, trigger_rule="none_failed", map_index_template="{{ task.rule }}", **RETRIES
-        ).expand(rule=plan.output[stage])
-        for stage in STAGES
+        ).expand(rule=rules.output)
+        for stage, rules in zip(STAGES, due, strict=True)
     ]
     sweep = SweepOperator(task_id="sweep", trigger_rule="none_failed", **RETRIES)
     verify = VerifyErasureOperator(task_id="verify", trigger_rule="none_failed", **RETRIES)
@@ -81,7 +83,8 @@ with DAG(
     release = ReleaseErasureOperator(task_id="release", **RETRIES)
     report = ReportErasureOperator(task_id="report", trigger_rule="none_failed", **RETRIES)
 
-    begin.as_setup()
-    release.as_teardown(setups=begin)
-    chain(intake, plan, approve, begin, objects, *stages, sweep, verify, certify, release)
+    lease.as_setup()
+    release.as_teardown(setups=lease)
+    chain(intake, plan, approve, lease, objects, *stages, sweep, verify, certify, release)
+    chain(lease, due)
     chain(certify, report)

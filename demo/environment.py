@@ -39,9 +39,17 @@ def mongo_connection(port: int, database: str) -> str:
 
 
 def airflow_environment(
-    inherited: Mapping[str, str], run: Path, airflow_port: int, mongo_port: int | None, secrets: Secrets
+    inherited: Mapping[str, str],
+    run: Path,
+    airflow_port: int,
+    mongo_port: int | None,
+    secrets: Secrets,
+    variables: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the whole environment of the stack's processes; ``inherited`` AIRFLOW settings are left out."""
+    """Return the whole environment of the stack's processes; ``inherited`` AIRFLOW settings are left out.
+
+    ``variables`` are Airflow variables, given as ``AIRFLOW_VAR_...``: the erasure's keys.
+    """
     kept = {key: value for key, value in inherited.items() if not key.startswith(("AIRFLOW", "_AIRFLOW"))}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)  # it would triple every start
     url = f"http://127.0.0.1:{airflow_port}"
@@ -84,4 +92,5 @@ def airflow_environment(
     if mongo_port is not None:
         for name, database in DATABASES.items():
             ours[f"AIRFLOW_CONN_MONGO_{name.upper()}"] = mongo_connection(mongo_port, database)
+    ours |= {f"AIRFLOW_VAR_{name.upper()}": value for name, value in variables.items()}
     return {**kept, **ours}

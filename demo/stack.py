@@ -104,7 +104,8 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """Return the environment in which the stack's Airflow runs, without what a caller of `start` added."""
         state = self.state
-        return airflow_environment(os.environ, self.run, state.airflow_port, state.mongo_port, self._folder.secrets())
+        port, keys = state.airflow_port, self._folder.erasure_keys()
+        return airflow_environment(os.environ, self.run, port, state.mongo_port, self._folder.secrets(), keys)
 
     @property
     def started_at(self) -> datetime:

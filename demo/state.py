@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.environment import ROOT, USERS, Secrets
+from mongo_ops.erasure import keys
 
 
 class StackError(Exception):
@@ -76,6 +77,12 @@ class RunFolder:
             secrets.token_urlsafe(64), secrets.token_urlsafe(32), base64.urlsafe_b64encode(os.urandom(32)).decode()
         )
         return Secrets(**self._private("secrets.json", dataclasses.asdict(fresh)))
+
+    def erasure_keys(self) -> dict[str, str]:
+        """Return the erasure's keys by Airflow variable; the first call generates them. In production a secrets backend has them."""
+        return self._private(
+            "erasure_keys.json", {keys.variable(purpose): keys.renewed(purpose) for purpose in keys.PURPOSES}
+        )
 
     def passwords(self) -> dict[str, str]:
         """Return each user's password; the first call generates them."""

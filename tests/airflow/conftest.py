@@ -25,6 +25,7 @@ PASSWORD = "pa55-marker-of-the-password"
 LOGIN = "login-marker-of-the-user"
 CONNECTION, WRONG_PASSWORD, NOWHERE = "mongo_tests", "mongo_wrong_password", "mongo_nowhere"
 
+DAGS = sorted(file.stem for file in (ROOT / "dags").glob("*.py"))
 PLAIN = (
     "development",
     "trial",
@@ -38,6 +39,8 @@ PLAIN = (
     "killed",
     "stopped",
     "orphaned",
+    "forgotten",
+    "guarded_before",
 )
 PROTECTED = {
     "production": {"promotes_from": "staging"},
@@ -49,6 +52,7 @@ PROTECTED = {
     "chosen": {"promotes_from": "staging", "approvers": ["admin", "olivia"]},
     "untested": {"promotes_from": "unproven"},
     "urgent": {"promotes_from": "unproven"},
+    "guarded": {},
 }
 
 COUNT_PLAYS = '''"""Count one more play in every counter.
@@ -198,12 +202,12 @@ class Scheduler:
         return self.end(run)
 
     def cli(
-        self, command: str, environment: str, *more: str, include: Path | None = None
+        self, command: str, environment: str, *more: str, include: Path | None = None, typed: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``mongo-ops`` on an environment."""
+        """Run ``mongo-ops`` on an environment; ``typed`` is what it reads from standard input."""
         words = [str(Path(sys.executable).with_name("mongo-ops")), *command.split(), "--env", environment, *more]
         return subprocess.run(
-            words, env=self.cli_environment(include), cwd=ROOT, capture_output=True, text=True, check=False
+            words, env=self.cli_environment(include), cwd=ROOT, capture_output=True, text=True, check=False, input=typed
         )
 
     def cli_environment(self, include: Path | None = None) -> dict[str, str]:
@@ -211,9 +215,10 @@ class Scheduler:
         uri = json.dumps(
             connection(self.stack, PASSWORD) | {"extra": json.loads(connection(self.stack, PASSWORD)["extra"])}
         )
-        storage = self.stack.environment()["MONGO_OPS_STORAGE"]
+        theirs = self.stack.environment()
+        keys = {name: value for name, value in theirs.items() if name.startswith("AIRFLOW_VAR_")}
         ours = {"MONGO_OPS_INCLUDE": str(include or self.include), f"AIRFLOW_CONN_{CONNECTION.upper()}": uri}
-        return {**os.environ, **ours, "MONGO_OPS_STORAGE": storage}
+        return {**os.environ, **ours, **keys, "MONGO_OPS_STORAGE": theirs["MONGO_OPS_STORAGE"]}
 
     def bring_up(self, environment: str, *more: str, include: Path | None = None) -> None:
         """Apply migrations with the CLI, which is quicker than a run."""
@@ -269,6 +274,7 @@ def write_include(folder: Path) -> Path:
     rows |= {name: {"connection": CONNECTION, "protected": True, **rules} for name, rules in PROTECTED.items()}
     for name, row in rows.items():
         row |= {"database": f"test_{name}", "storage": f"${{MONGO_OPS_STORAGE}}/{name}"}
+    rows["guarded_before"]["database"] = "test_guarded"  # the same database, for filling it without a second person
     for name in ("killed", "stopped", "orphaned"):
         rows[name] |= {"batch_seconds": 0.005, "lease_seconds": 5}
     (folder / "environments.yaml").write_text(json.dumps({"environments": rows}, indent=1))  # JSON is YAML
@@ -305,10 +311,10 @@ def start_scheduler(folder: Path, settings: Mapping[str, str]) -> Scheduler:
 
 
 def has_dags(scheduler: Scheduler) -> bool:
-    """Tell whether both DAGs are parsed, or fail with what is wrong in them."""
+    """Tell whether the DAGs are parsed, or fail with what is wrong in them."""
     assert scheduler.api.import_errors() == {}
     try:
-        return all(scheduler.api.has_dag(dag) for dag in ("mongo_migrate", "mongo_rollback"))
+        return all(scheduler.api.has_dag(dag) for dag in DAGS)
     except ApiError as error:
         return error.status not in (0, http.client.INTERNAL_SERVER_ERROR)
 

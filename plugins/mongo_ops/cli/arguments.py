@@ -94,6 +94,12 @@ def _upkeep(parsers: Parsers) -> None:
     audit.add_argument("action", choices=("verify", "reseal"))
     audit.add_argument("--reason", help="required for reseal; for the audit log")
     audit.add_argument("--anchor", metavar="SEQ:HASH", help="a head noted earlier, kept outside of the database")
+    audit.add_argument(
+        "--log",
+        default="audit_log",
+        choices=("audit_log", "ops_erasure_ledger"),
+        help="which chain (default: the audit log)",
+    )
 
 
 def _snapshots(parsers: Parsers) -> None:

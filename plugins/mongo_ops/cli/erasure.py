@@ -10,10 +10,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mongo_ops import audit
 from mongo_ops.cli import people, support
 from mongo_ops.cli.output import show
-from mongo_ops.erasure import coverage, ledger, report, requests
+from mongo_ops.erasure import coverage, report, requests
 from mongo_ops.erasure import plan as planner
 from mongo_ops.erasure.certificate import as_page
 from mongo_ops.erasure.conclusion import Concluded, certificates
@@ -34,7 +33,7 @@ def erase(arguments: argparse.Namespace) -> int:
 
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "keys": _keys, "request": _request, "batch": _batch, "list": _list, "extend": _extend, "plan": _plan, "run": _run,
-        "coverage": _coverage, "certificate": _certificate, "ledger": _ledger, **erasure_care.ACTIONS,
+        "coverage": _coverage, "certificate": _certificate, **erasure_care.ACTIONS,
     }  # fmt: skip
     return actions[arguments.action](arguments)
 
@@ -174,11 +173,3 @@ def _certificate(arguments: argparse.Namespace) -> int:
         return 0
     print(json.dumps(found[-1], indent=None if arguments.json else 2))
     return 0
-
-
-def _ledger(arguments: argparse.Namespace) -> int:
-    anchor: audit.Head | None = support.anchor(arguments.anchor)
-    with support.open_target(arguments.env, read_only=True) as target:
-        seen = ledger.verify(target.db, anchor)
-    show(arguments, dataclasses.asdict(seen), str(seen).replace("audit chain", "erasure ledger"))
-    return FAILED if seen.faults else 0

@@ -74,8 +74,6 @@ def _evidence(actions: Parsers) -> None:
     certificate = _action(actions, "certificate", "show a request's certificate")
     certificate.add_argument("request", metavar="REQUEST")
     certificate.add_argument("--html", metavar="FILE", help="write it as a page to read and to print")
-    ledger = _action(actions, "ledger", "verify the erasure ledger's chain; exit code 1 when it is broken")
-    ledger.add_argument("--anchor", metavar="SEQ:HASH", help="a head noted earlier, kept outside of the database")
     notices = _action(actions, "notices", "show which recipients are still to be told (Art. 19)")
     notices.add_argument("--told", metavar="NOTICE", help="mark one as delivered")
 

@@ -82,7 +82,7 @@ def audit(arguments: argparse.Namespace) -> int:
         return _reseal(arguments)
     anchor = support.anchor(arguments.anchor)
     with support.open_target(arguments.env, read_only=True) as target:
-        result = audit_log.verify(target.db, anchor)
+        result = audit_log.verify(target.db, anchor, log=arguments.log)
     show(arguments, dataclasses.asdict(result), str(result))
     return 1 if result.faults else 0
 
@@ -91,8 +91,8 @@ def _reseal(arguments: argparse.Namespace) -> int:
     _insist_on_reason(arguments.reason)
     with support.open_target(arguments.env) as target:
         occasion = support.occasion(reason=arguments.reason)
-        entry = audit_entry(arguments.env, occasion, audit_log.AUDIT_LOG, "audit.resealed", "done", {})
-        head = audit_log.reseal(target.db, entry)
+        entry = audit_entry(arguments.env, occasion, arguments.log, "audit.resealed", "done", {})
+        head = audit_log.reseal(target.db, entry, log=arguments.log)
     show(arguments, {"head_seq": head.seq, "head_hash": head.hash}, f"The chain goes on at entry {head.seq}.")
     return 0
 

@@ -15,12 +15,12 @@ from mongo_ops.erasure.model import FieldNote
 from mongo_ops.erasure.paths import ANY, ELEMENTS, covers, knows, opened
 
 EMAIL = re.compile(r"[^\s@<>\"',;:()]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
-_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z|\$(?:id|ref|db)\Z")
 _ID = re.compile(r"[0-9a-f]{24}\Z|[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\Z", re.IGNORECASE)
 VALUES_KEPT = 200
 ELEMENTS_LOOKED_AT = 100
 KEYS_NAMED = 40
-"""More keys than this below one path are values, not names of fields: they are counted as ``*`` and never shown."""
+"""More keys than this below one path are values, not names of fields: they are counted together as ``*`` and not shown."""
 LONGEST_VALUE = 254
 
 
@@ -41,7 +41,21 @@ class Census:
         self._fields = fields
         self._personal: dict[str, bool] = {}
         self._names: dict[str, set[str]] = {}
-        self.seen: dict[str, Seen] = {}
+        self._seen: dict[str, Seen] = {}
+
+    @property
+    def seen(self) -> dict[str, Seen]:
+        """What was seen, by path."""
+        found: dict[str, Seen] = {}
+        for path, one in self._seen.items():
+            folded = self._folded(path)
+            if folded in found:
+                found[folded].documents += one.documents
+                found[folded].emails += one.emails
+                found[folded].values |= one.values
+            else:
+                found[folded] = Seen(one.classified, one.documents, one.emails, dict(one.values))
+        return found
 
     def add(self, document: Mapping[str, Any]) -> None:
         """Count one document."""
@@ -49,7 +63,7 @@ class Census:
         for path, value in self._leaves(document, ""):
             if self._is_personal(path):
                 continue
-            seen = self.seen.setdefault(path, Seen(self._is_classified(path, value)))
+            seen = self._seen.setdefault(path, Seen(self._is_classified(path, value)))
             seen.documents += path not in met
             met.add(path)
             if isinstance(value, str) and EMAIL.search(value):
@@ -72,15 +86,24 @@ class Census:
 
     def _named(self, path: str, key: str) -> str:
         """Return the name of a field, or ``*`` for a key that is a value."""
-        if not _FIELD_NAME.match(key) and not covers(self._fields, f"{path}.{key}" if path else key):
-            return ANY
-        if _ID.match(key):
+        if knows(self._fields, f"{path}.{key}" if path else key):
+            return key
+        if _ID.match(key) or not _FIELD_NAME.match(key):
             return ANY
         names = self._names.setdefault(path, set())
-        if key not in names and len(names) >= KEYS_NAMED and not knows(self._fields, f"{path}.{key}" if path else key):
+        if path and len(names) > KEYS_NAMED:
             return ANY
         names.add(key)
         return key
+
+    def _folded(self, path: str) -> str:
+        """Return the path with ``*`` in the place of keys that turned out to be values."""
+        for parent, names in self._names.items():
+            head, _, rest = path.removeprefix(f"{parent}.").partition(".")
+            name = head.rstrip("[]")
+            if parent and len(names) > KEYS_NAMED and path.startswith(f"{parent}.") and name in names:
+                path = f"{parent}.{ANY}{head[len(name) :]}{'.' if rest else ''}{rest}"
+        return path
 
     def _is_personal(self, path: str) -> bool:
         if path not in self._personal:

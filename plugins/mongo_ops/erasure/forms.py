@@ -77,6 +77,11 @@ def typed(kind: str, value: Any) -> Any:
     return next(iter(_READERS[kind](value)), None)
 
 
+def key_in(text: str) -> Key:
+    """Return what a key of a document is compared by: an ``int`` may be the key ``"5"``, though never the value ``"5"``."""
+    return ("key", text)
+
+
 def texts(identifier: Identifier, value: Any) -> tuple[str, ...]:
     """Return the texts under which a value may be a key of a document; for each type of the identifier."""
     some = (_text(form) for form in forms(identifier, value))
@@ -105,10 +110,8 @@ def index_of(subjects: Iterable[Subject], identifiers: Iterable[Identifier]) -> 
 def _keys(identifier: Identifier, values: Iterable[Any]) -> Iterator[Key]:
     """Yield the keys of all forms, and of the texts a value has as a key of a document."""
     for value in values:
-        for form in (*forms(identifier, value), *texts(identifier, value)):
-            key = key_of(form)
-            if key is not None:
-                yield key
+        yield from (key for form in forms(identifier, value) if (key := key_of(form)) is not None)
+        yield from (key_in(text) for text in texts(identifier, value))
 
 
 def _text(value: Any) -> str | None:

@@ -9,6 +9,7 @@ Patterns and buffers are compared in lower case (ASCII).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,9 +23,17 @@ if TYPE_CHECKING:
 WINDOW = 8
 _FEWEST_BITS, _SPARSE = 14, 16  # a small table stays in the processor's cache; a sparse one lets little through
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing, Knuth, TAOCP volume 3, section 6.4
-_LOCAL = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._%+-")
-_WORD = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
-_PRINTABLE = range(0x21, 0x7F)
+_CONTROL = 0x20
+LETTER = "A-Za-z0-9\u00c0-\u024f\u0370-\u052f\u1e00-\u1fff"
+"""What makes a word longer: digits and the letters of scripts that have cases. Chinese, for one, is written without spaces around names."""
+
+LOCAL = f"{LETTER}._%+-"
+"""What makes the part of an e-mail address before the @ longer."""
+
+_WORD, _ADDRESS = re.compile(f"[{LETTER}]"), re.compile(f"[{LOCAL}]")
+_LONGER_DOMAIN = re.compile(f"[{LETTER}]|[.-][{LETTER}]")
+_LONGEST = 4  # bytes of a character in UTF-8
+_ID = re.compile(rb"[0-9a-f-]{24,}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +105,34 @@ def _offsets(pattern: bytes) -> tuple[int, ...]:
 def _stands_alone(low: bytes, start: int, pattern: bytes) -> bool:
     """Say whether a text is not just a part of a longer one: ``ann@x.org`` inside ``joann@x.org`` is somebody else.
 
-    Bytes that are no text (an ObjectId as it is stored) have no such neighbours.
+    Bytes that are no text (an ObjectId as it is stored) have no such neighbours, and an id or a digest in hex is never by chance a part of
+    something longer.
     """
-    if not all(byte in _PRINTABLE for byte in pattern):
+    if _ID.match(pattern) or not _is_text(pattern):
         return True
     end = start + len(pattern)
-    before, after = low[start - 1 : start], low[end : end + 2]
-    if b"@" in pattern or b"%40" in pattern:
-        if before and before[0] in _LOCAL:
-            return False
-        return not (after[:1] and (after[0] in _WORD or (after[:1] in b".-" and after[1:] and after[1] in _WORD)))
-    return not ((before and before[0] in _WORD) or (after[:1] and after[0] in _WORD))
+    before = low[max(0, start - _LONGEST) : start].decode("utf-8", "ignore")[-1:]
+    after = low[end : end + 2 * _LONGEST].decode("utf-8", "ignore")
+    if is_address(pattern.decode()):
+        return not (_ADDRESS.match(before) or _LONGER_DOMAIN.match(after))
+    return not (_WORD.match(before) or _WORD.match(after))
+
+
+def is_address(text: str) -> bool:
+    """Say whether a text is an e-mail address, as it is or URL-encoded."""
+    return "@" in text or "%40" in text
+
+
+def is_id(text: str) -> bool:
+    """Say whether a text (in lower case) is an ObjectId, a UUID or a digest in hex."""
+    return _ID.match(text.encode()) is not None
+
+
+def _is_text(pattern: bytes) -> bool:
+    if min(pattern) < _CONTROL:
+        return False
+    try:
+        pattern.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mongo_ops.erasure.forms import Key, forms, key_of, texts
+from mongo_ops.erasure.forms import Key, forms, key_in, key_of, texts
 from mongo_ops.erasure.model import Identifier
 from mongo_ops.erasure.paths import ELEMENTS, joined, named, opened, plain, reached, steps
 
@@ -73,7 +73,7 @@ def filter_for(
 
 
 def conditions(select: Select) -> dict[str, Any]:
-    """Return the filter of what a selection demands whoever the person is; empty when it demands nothing."""
+    """Return the filter of what a selection demands whoever the person is; empty when it demands nothing. For ``anywhere``."""
     alternatives = [
         _query(
             _pairs((path, c) for path, c in branch.items() if path != ANYWHERE and identifier_of(path, c) is None), {}
@@ -252,7 +252,8 @@ def _owners_of_group(value: Any, prefix: tuple[str, ...], group: Pairs, index: W
     inner = tuple((path[len(prefix) :], condition) for path, condition in group)
     found: set[str] = set()
     anybody = False
-    for element in reached(value, joined(prefix)):
+    arrays = (one for one in reached(value, joined(prefix)) if isinstance(one, list))
+    for element in (opened(element) for array in arrays for element in array):
         if isinstance(element, Mapping):
             some = _owners(element, inner, index)
             found |= some or set()
@@ -264,15 +265,14 @@ def _owners_of_one(value: Any, path: tuple[str, ...], condition: Any, index: Who
     in_key = named(path[-1])
     if in_key is not None:
         holders = reached(value, joined(path[:-1]))
-        keys = [key for holder in holders if isinstance(one := opened(holder), Mapping) for key in one]
+        keys = [key_in(key) for holder in holders if isinstance(one := opened(holder), Mapping) for key in one]
         return _of(in_key, keys, index)
     if isinstance(condition, str) and condition.startswith("$"):
-        return _of(condition[1:], reached(value, joined(path)), index)
+        return _of(condition[1:], map(key_of, reached(value, joined(path))), index)
     return None if holds(value, joined(path), condition) else set()
 
 
-def _of(name: str, found: Iterable[Any], index: Whose) -> set[str]:
-    keys = (key_of(value) for value in found)
+def _of(name: str, keys: Iterable[Key | None], index: Whose) -> set[str]:
     return {request for key in keys if key is not None for request in index.get((name, key), ())}
 
 

@@ -77,7 +77,7 @@ def _fits(trail: Place, pattern: tuple[str, ...], whose: Whose) -> bool:
     if step == ELEMENTS:
         return _fits(trail, pattern[1:], whose)
     name = named(step)
-    same = whose.request(name, here) is not None if name is not None else step in {ANY, here}
+    same = whose.of_key(name, here) is not None if name is not None else step in {ANY, here}
     return same and _fits(trail[1:], pattern[1:], whose)
 
 
@@ -125,7 +125,12 @@ def _mentions(value: Any, whose: Whose, traced: Collection[str]) -> bool:
     if isinstance(value, bytes) and _mentions(value.decode("utf-8", "replace"), whose, traced):
         return True
     if isinstance(value, Mapping):
-        return any(_mentions(one, whose, traced) for item in value.items() for one in item)
+        return any(
+            _mentions(key, whose, traced)
+            or any(whose.of_key(one, key) is not None for one in traced)
+            or _mentions(inner, whose, traced)
+            for key, inner in value.items()
+        )
     if isinstance(value, list):
         return any(_mentions(item, whose, traced) for item in value)
     if isinstance(value, str) and has_names(value, lambda text: any(whose.request(one, text) for one in traced)):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mongo_ops.erasure.forms import Index, key_of
+from mongo_ops.erasure.forms import Index, Key, key_in, key_of
 from mongo_ops.erasure.paths import ANY, named, reached
 from mongo_ops.erasure.selectors import holds, identifier_of
 
@@ -20,7 +20,13 @@ class Whose:
 
     def request(self, name: str, value: Any) -> str | None:
         """Return the request of the person whose value of this identifier it is; the first of several."""
-        key = key_of(value)
+        return self._request(name, key_of(value))
+
+    def of_key(self, name: str, key: str) -> str | None:
+        """Return the request of the person whose value of this identifier a key of a document is."""
+        return self._request(name, key_in(key))
+
+    def _request(self, name: str, key: Key | None) -> str | None:
         requests = self.index.get((name, key), set()) if key is not None else set()
         return min((one for one in requests if self.owners is None or one in self.owners), default=None)
 
@@ -32,7 +38,7 @@ class Whose:
         """Return the keys of a document that a step of a path means."""
         name = named(step)
         if name is not None:
-            return [key for key in value if self.request(name, key) is not None]
+            return [key for key in value if self.of_key(name, key) is not None]
         return list(value) if step == ANY else [step] if step in value else []
 
     def named(self, name: str) -> Callable[[str], bool]:

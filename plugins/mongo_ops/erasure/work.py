@@ -6,14 +6,15 @@ Lives in one process's memory and is never printed or serialised; what passes be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mongo_ops.erasure.changes import transform
 from mongo_ops.erasure.forms import Index, index_of, texts
-from mongo_ops.erasure.identifiers import encodings
+from mongo_ops.erasure.identifiers import patterns
 from mongo_ops.erasure.model import DataMap, Rule, Subject
+from mongo_ops.erasure.needles import LETTER, LOCAL, is_address, is_id
 from mongo_ops.erasure.scan import Haystack
 from mongo_ops.erasure.selectors import owners
 
@@ -29,8 +30,9 @@ FEW = 20
 
 REDACTORS_KEPT = 1_000
 SPACE = 0x20
-_WORD = r"(?<![a-z0-9])(?:{})(?![a-z0-9])"
-_ADDRESS = r"(?<![a-z0-9._%+-])(?:{})(?![a-z0-9]|[.-][a-z0-9])"  # ann@x.org inside joann@x.org is somebody else
+_WORD = f"(?<![{LETTER}])(?{{}}:{{}})(?![{LETTER}])"
+_ADDRESS = f"(?<![{LOCAL}])(?{{}}:{{}})(?![{LETTER}]|[.-][{LETTER}])"  # ann@x.org inside joann@x.org is somebody else
+_ID = "(?{}:{})"
 
 
 class Work:
@@ -95,8 +97,14 @@ class Work:
         self, document: Mapping[str, Any], rule: Rule, whose: frozenset[str]
     ) -> dict[str, dict[str, Any]] | None:
         """Return the update that a rule's changes come to for these people; None when nothing is left to change."""
-        redact = self.redactor(whose)
-        return transform(document, rule.changes, self.index, self.references, redact, owners=whose)
+        return transform(
+            document,
+            rule.changes,
+            self.index,
+            self.references,
+            lambda text: self.redactor(whose)(text),  # made only when a change needs it
+            owners=whose,
+        )
 
     def changed(self, document: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
         """Return what a rule would leave of a document."""
@@ -105,22 +113,25 @@ class Work:
         return {name: value for name, value in (dict(document) | update.get("$set", {})).items() if name not in gone}
 
     def _redactor(self, whose: frozenset[str]) -> Callable[[str], str]:
-        """Return what puts a person's reference in the place of each of their traced identifiers, whatever the case."""
-        instead: dict[str, str] = {}
+        """Return what puts a person's reference in the place of each of their traced identifiers.
+
+        The case of letters counts only where it does to the scan: base64 of an id is somebody else's in another case.
+        """
+        any_case: dict[str, str] = {}
+        exact: dict[str, str] = {}
         for request in sorted(whose):
             subject = self.by_request[request]
             for identifier in self.data_map.traced:
                 for value in subject.closure.get(identifier.name, ()):
-                    for text in (*texts(identifier, value), *_printable(encodings(identifier, value))):
-                        instead.setdefault(text.lower(), subject.reference)
-        if not instead:
+                    for text in texts(identifier, value):
+                        any_case.setdefault(_lower(text), subject.reference)
+                    for pattern, spelled in patterns(identifier, value).items():
+                        into, some = (exact, spelled) if spelled else (any_case, {pattern})
+                        into |= dict.fromkeys(_printable(some), subject.reference)
+        if not any_case and not exact:
             return str
-        longest_first = sorted(instead, key=len, reverse=True)
-        addresses = [re.escape(one) for one in longest_first if "@" in one or "%40" in one]
-        words = [re.escape(one) for one in longest_first if "@" not in one and "%40" not in one]
-        shapes = [shape.format("|".join(some)) for shape, some in ((_ADDRESS, addresses), (_WORD, words)) if some]
-        pattern = re.compile("|".join(shapes), re.IGNORECASE)
-        return lambda text: pattern.sub(lambda match: instead[match[0].lower()], text)
+        wanted = re.compile("|".join((*_shapes(any_case, "ai"), *_shapes(exact, "a"))))
+        return lambda text: wanted.sub(lambda match: exact.get(match[0]) or any_case[_lower(match[0])], text)
 
 
 def merged(people: Sequence[Subject]) -> dict[str, list[Any]]:
@@ -132,8 +143,22 @@ def merged(people: Sequence[Subject]) -> dict[str, list[Any]]:
     return found
 
 
-def _printable(patterns: Sequence[bytes]) -> Iterator[str]:
-    for pattern in patterns:
+def _lower(text: str) -> str:
+    """Lower the case of ASCII letters only, as the scan does; other letters are looked for in each of their cases."""
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+
+
+def _shapes(some: Iterable[str], flags: str) -> Iterator[str]:
+    """Yield expressions that find the texts where they stand for themselves, as the scan does, the longest first."""
+    kinds: dict[str, list[str]] = {}
+    for one in sorted(some, key=len, reverse=True):
+        shape = _ID if is_id(one) else _ADDRESS if is_address(one) else _WORD
+        kinds.setdefault(shape, []).append(re.escape(one))
+    return (shape.format(flags, "|".join(texts)) for shape, texts in kinds.items())
+
+
+def _printable(some: Iterable[bytes]) -> Iterator[str]:
+    for pattern in some:
         if min(pattern) > SPACE:
             try:
                 yield pattern.decode()

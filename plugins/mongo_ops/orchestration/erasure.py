@@ -91,7 +91,7 @@ class PlanErasureOperator(EngineOperator):
     """Resolve who is concerned, count what each rule selects, and name what stands in the way."""
 
     def work(self, context: Context) -> dict[str, Any]:
-        """Return {plan, digest, markdown, empty}; push the rules of each stage under the stage's name."""
+        """Return {plan, digest, markdown, empty}."""
         from mongo_ops.erasure import plan as planner  # noqa: PLC0415
         from mongo_ops.erasure import report  # noqa: PLC0415
 
@@ -99,9 +99,6 @@ class PlanErasureOperator(EngineOperator):
         with open_engine(context) as engine:
             plan = engine.plan(request_of(context), only=only)
         self.log.info("\n%s", report.plan_as_text(plan))
-        for stage in STAGES:
-            rules = [] if only else list(plan.stage(stage))  # type: ignore[arg-type]
-            context["ti"].xcom_push(stage, rules)
         markdown = report.plan_as_markdown(plan)
         return {"plan": planner.as_value(plan), "digest": plan.digest, "markdown": markdown, "empty": not plan.requests}
 
@@ -122,6 +119,19 @@ class BeginOperator(EngineOperator):
                 engine.release()  # no teardown follows a setup that failed
                 raise
         return {"epoch": epoch}
+
+
+class DueOperator(EngineOperator):
+    """Name the rules of a stage that have something to do; each becomes a task of its own."""
+
+    def __init__(self, *, stage: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stage = stage
+
+    def work(self, context: Context) -> list[str]:
+        """Return the ids of the rules, in their order."""
+        skip_when_only_planned(context)
+        return list(planned(context).stage(self.stage))  # type: ignore[arg-type]
 
 
 class ObjectsOperator(EngineOperator):
