@@ -34,6 +34,9 @@ class EnvironmentModel(BaseModel):
     promotes_from: str | None = None
     storage: str = ".run/storage"
     storage_connection: str | None = None
+    assets: str | None = Field(default=None, min_length=1)
+    assets_connection: str | None = None
+    nightly: bool = False
     max_lag_seconds: float = Field(default=10.0, gt=0)
     batch_seconds: float = Field(default=0.5, gt=0, le=20)
     budget_seconds: float | None = Field(default=None, gt=0)
@@ -54,7 +57,8 @@ class EnvironmentModel(BaseModel):
 class Environment:
     """A database that migrations run on, and the rules for it.
 
-    ``database`` is None when the connection's schema names it. ``storage`` is the URI of the folder that keeps snapshots.
+    ``database`` is None when the connection's schema names it. ``storage`` is the URI of the folder that keeps snapshots, ``assets``
+    that of the product's own objects (pictures, audio), whose keys documents name. ``nightly``: what scheduled DAGs run on.
     Durations are in seconds.
     """
 
@@ -65,6 +69,9 @@ class Environment:
     promotes_from: str | None = None
     storage: str = ""
     storage_connection: str | None = None
+    assets: str | None = None
+    assets_connection: str | None = None
+    nightly: bool = False
     max_lag: float = 10.0
     batch_seconds: float = 0.5
     budget: float | None = None
@@ -173,8 +180,11 @@ def _environment(path: Path, name: str, entry: Any) -> Environment:
         database=model.database,
         protected=model.protected,
         promotes_from=model.promotes_from,
-        storage=_storage(f"{path}: environment {name}", model.storage),
+        storage=_storage(f"{path}: environment {name}", "storage", model.storage),
         storage_connection=model.storage_connection,
+        assets=None if model.assets is None else _storage(f"{path}: environment {name}", "assets", model.assets),
+        assets_connection=model.assets_connection,
+        nightly=model.nightly,
         max_lag=model.max_lag_seconds,
         batch_seconds=model.batch_seconds,
         budget=model.budget_seconds,
@@ -184,13 +194,13 @@ def _environment(path: Path, name: str, entry: Any) -> Environment:
     )
 
 
-def _storage(where: str, text: str) -> str:
+def _storage(where: str, key: str, text: str) -> str:
     """Fill in ``${VARIABLE}`` and ``${VARIABLE:-default}``; make a plain path an absolute ``file://`` URI."""
 
     def fill(match: re.Match[str]) -> str:
         value = os.environ.get(match[1]) or match[2]
         if value is None:
-            raise SettingsError(f"{where}: the variable {match[1]} in `storage` is not set.")
+            raise SettingsError(f"{where}: the variable {match[1]} in `{key}` is not set.")
         return value
 
     uri = _VARIABLE.sub(fill, text)

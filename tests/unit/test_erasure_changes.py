@@ -195,6 +195,20 @@ def test_two_namesakes_in_one_run_are_both_found():
     assert transform({"t": "Ana"}, change, index, {}, str, owners={"r3"}) is None
 
 
+def test_the_longest_of_names_in_one_another_is_replaced_once():
+    index = index_of([Subject("r1", "s1", {"name": ("Lima", "Ana Lima", "P!nk", "Wham!")})], IDS)
+    change = [Change("t", "redact", "-", of="name")]
+
+    for text, expected in (
+        ("Ana Lima, Lima", "-, -"),
+        ("Ana Lima Ana", "- Ana"),
+        ("P!nk/Wham!", "-/-"),
+        ("Limas Wham", None),
+    ):
+        update = transform({"t": text}, change, index, {}, str)
+        assert update == (expected and {"$set": {"t": expected}}), text
+
+
 def test_bytes_with_an_id_in_binary_become_empty():
     document = {"d": Binary(b"\0" + A.binary, 0), "e": b"\0" + C.binary}
 
