@@ -41,6 +41,8 @@ PLAIN = (
     "orphaned",
     "forgotten",
     "guarded_before",
+    "moved",
+    "landed",
 )
 PROTECTED = {
     "production": {"promotes_from": "staging"},
@@ -53,6 +55,7 @@ PROTECTED = {
     "untested": {"promotes_from": "unproven"},
     "urgent": {"promotes_from": "unproven"},
     "guarded": {},
+    "received": {},
 }
 
 COUNT_PLAYS = '''"""Count one more play in every counter.
@@ -275,6 +278,7 @@ def write_include(folder: Path) -> Path:
     for name, row in rows.items():
         row |= {"database": f"test_{name}", "storage": f"${{MONGO_OPS_STORAGE}}/{name}"}
     rows["guarded_before"]["database"] = "test_guarded"  # the same database, for filling it without a second person
+    rows["landed"] |= {"batch_seconds": 0.05, "lease_seconds": 5}
     for name in ("killed", "stopped", "orphaned"):
         rows[name] |= {"batch_seconds": 0.005, "lease_seconds": 5}
     (folder / "environments.yaml").write_text(json.dumps({"environments": rows}, indent=1))  # JSON is YAML

@@ -9,11 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from mongo_ops.orchestration.evidence import insist_on_approval
 from mongo_ops.orchestration.keys import keyring
-from mongo_ops.orchestration.operators import EngineOperator, holder_of, occasion_of, reporter_of
+from mongo_ops.orchestration.operators import (
+    EngineOperator,
+    holder_of,
+    occasion_of,
+    reporter_of,
+    skip_when_only_planned,
+)
 from mongo_ops.orchestration.targets import open_storage, open_target
 from mongo_ops.settings import load_environment
 
@@ -253,9 +259,3 @@ def planned(context: Context) -> Plan:
     from mongo_ops.erasure import plan as planner  # noqa: PLC0415
 
     return planner.of_value(context["ti"].xcom_pull(task_ids="plan")["plan"])
-
-
-def skip_when_only_planned(context: Context) -> None:
-    """Skip the task in a dry run."""
-    if context["params"]["plan_only"]:
-        raise AirflowSkipException("Plan only: nothing is done.")

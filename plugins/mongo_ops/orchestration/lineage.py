@@ -39,3 +39,29 @@ def operator_lineage(lineage: Mapping[str, Any]) -> Any:
             for name in lineage["writes"]
         ],
     )
+
+
+def transfer_lineage(lineage: Mapping[str, Any]) -> Any:
+    """Return an OpenLineage ``OperatorLineage`` between collections and an object; None when there is none.
+
+    ``lineage`` is {namespace, database, collections, object, documents, exports}. The object is named as OpenLineage names files:
+    the namespace is scheme and bucket, the name is the path.
+    """
+    if not lineage:
+        return None
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415
+    from openlineage.client.event_v2 import InputDataset, OutputDataset  # noqa: PLC0415
+    from openlineage.client.facet_v2 import output_statistics_output_dataset as statistics  # noqa: PLC0415
+
+    url = urlsplit(lineage["object"])
+    there = (f"{url.scheme or 'file'}://{url.netloc}" if url.netloc else url.scheme or "file", url.path or "/")
+    here = [(lineage["namespace"], f"{lineage['database']}.{name}") for name in lineage["collections"]]
+    inputs, outputs = (here, [there]) if lineage["exports"] else ([there], here)
+    facet = statistics.OutputStatisticsOutputDatasetFacet(rowCount=lineage["documents"])
+    facets: dict[str, Any] = {"outputStatistics": facet} if len(outputs) == 1 else {}
+    return OperatorLineage(
+        inputs=[InputDataset(namespace=space, name=name) for space, name in inputs],
+        outputs=[OutputDataset(namespace=space, name=name, outputFacets=dict(facets)) for space, name in outputs],
+    )

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from mongo_ops.orchestration import evidence
-from mongo_ops.orchestration.operators import EngineOperator, holder_of, occasion_of, reporter_of
+from mongo_ops.orchestration.operators import (
+    EngineOperator,
+    holder_of,
+    occasion_of,
+    reporter_of,
+    skip_when_only_planned,
+)
 from mongo_ops.orchestration.targets import open_losses, open_target
 from mongo_ops.settings import include_folder, load_environment, load_environments, load_personal_fields
 
@@ -350,12 +356,6 @@ def insist_on_proof(context: Context, target: Target, facts: Survey, plan: Plan)
         raise gate.NotPromotedError(missing, str(target.environment.promotes_from), target.environment.name)
     if missing and reason:
         gate.break_glass(target, occasion_of(context, plan.digest), missing, reason)
-
-
-def skip_when_only_planned(context: Context) -> None:
-    """Skip the task in a dry run."""
-    if context["params"]["plan_only"]:
-        raise AirflowSkipException("Plan only: nothing is done.")
 
 
 def current_plan(target: Target, facts: Survey, direction: str, context: Context) -> Plan:

@@ -75,6 +75,14 @@ class EngineOperator(BaseOperator):
         return str(context["params"]["environment"])
 
 
+def skip_when_only_planned(context: Context) -> None:
+    """Skip the task in a dry run."""
+    from airflow.sdk.exceptions import AirflowSkipException  # noqa: PLC0415
+
+    if context["params"]["plan_only"]:
+        raise AirflowSkipException("Plan only: nothing is done.")
+
+
 def occasion_of(context: Context, plan_digest: str | None = None) -> Occasion:
     """Return on whose behalf the run happens: the user that triggered it, else the scheduler."""
     from mongo_ops.migrations.history import Actor, Occasion  # noqa: PLC0415

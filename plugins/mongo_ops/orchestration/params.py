@@ -51,3 +51,16 @@ def reason() -> Param:
         None, type=["string", "null"], maxLength=500, title="Reason",
         description="Why this run is needed. Goes into the audit log; name no person and no personal data here.",
     )  # fmt: skip
+
+
+def place(what: str) -> Param:
+    """A folder in object storage."""
+    return Param(None, type=["string", "null"], title="Destination", description=what)
+
+
+def storage_connection() -> Param:
+    """The Airflow connection of an object store."""
+    return Param(
+        None, type=["string", "null"], title="Storage connection", section="Storage",
+        description="The Airflow connection with the store's credentials and endpoint. Empty: those of the environment.",
+    )  # fmt: skip

@@ -57,11 +57,30 @@ def open_target(name: str, *, read_only: bool = False) -> Iterator[Target]:
         yield target
 
 
-def open_storage(environment: Environment) -> Folder:
-    """Return the environment's storage as an ObjectStoragePath."""
-    from airflow.sdk import ObjectStoragePath  # noqa: PLC0415
+def open_folder(uri: str, connection: str | None) -> Folder:
+    """Return a folder as an ObjectStoragePath; a path without a scheme is one of this machine.
 
-    return ObjectStoragePath(environment.storage, conn_id=environment.storage_connection)
+    Raises:
+        InvalidStorageError: Airflow knows no such connection. It would otherwise look for credentials in the environment.
+    """
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException  # noqa: PLC0415
+    from airflow.sdk import BaseHook, ObjectStoragePath  # noqa: PLC0415
+
+    from mongo_ops.storage import InvalidStorageError  # noqa: PLC0415
+
+    if connection:
+        try:
+            BaseHook.get_connection(connection)
+        except AirflowNotFoundException:
+            raise InvalidStorageError(
+                f"Airflow has no connection {connection}. Define it, or leave it empty."
+            ) from None
+    return ObjectStoragePath(uri if "://" in uri else f"file://{uri}", conn_id=connection or None)
+
+
+def open_storage(environment: Environment) -> Folder:
+    """Return the environment's storage."""
+    return open_folder(environment.storage, environment.storage_connection)
 
 
 def open_losses(environment: Environment) -> Losses:
