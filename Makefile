@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH
 
 PYTHON := .venv/bin/python
 PYTEST_FLAGS ?=
-TWO_AT_ONCE := -n 2 --dist loadfile
+BESIDE := -n 3 --dist loadgroup
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,7 +27,7 @@ status: setup ## what is running, and where
 	@$(PYTHON) -m demo status
 
 test: setup ## every test but the long fault runs (under 10 minutes)
-	@$(PYTHON) -m pytest tests -m "not chaos" $(TWO_AT_ONCE) $(PYTEST_FLAGS)
+	@$(PYTHON) -m pytest tests -m "not chaos" $(BESIDE) $(PYTEST_FLAGS)
 
 chaos: setup ## the long fault runs
 	@$(PYTHON) -m pytest tests -m chaos $(PYTEST_FLAGS)

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one real mongod for the session, one empty database for each test."""
+"""Fixtures for all tests: one real mongod for the session, one empty database for each test; and who runs beside whom."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ import pytest
 from mongo_ops.embedded import ReplicaSet
 from mongo_ops.mongo.connection import ConnectionSpec, connect
 from mongo_ops.settings import Environment
+
+
+SCHEDULERS = (
+    {"test_dags", "test_migrate", "test_rollback", "test_transfer"},
+    {"test_approval", "test_erasure", "test_kills", "test_stack"},
+)
+"""Which files with a real scheduler share one. Two schedulers, because their tests mostly wait."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Group tests for running beside each other: by file, those with a scheduler by scheduler and first, as they take longest."""
+    for item in items:
+        group = item.nodeid.partition("::")[0]
+        if item.path.parent.name == "airflow":
+            group = f"scheduler {next((n for n, files in enumerate(SCHEDULERS) if item.path.stem in files), 0)}"
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path.parent.name != "airflow")
 
 
 @pytest.fixture(scope="session")
