@@ -11,7 +11,6 @@ from mongo_ops.embedded import ReplicaSet
 from mongo_ops.mongo.connection import ConnectionSpec, connect
 from mongo_ops.settings import Environment
 
-
 SCHEDULERS = (
     {"test_dags", "test_migrate", "test_rollback", "test_transfer"},
     {"test_approval", "test_erasure", "test_kills", "test_stack"},

@@ -128,7 +128,10 @@ def test_every_generated_secret_is_long_fresh_and_safe_in_json_and_urls(env_file
     first, second = variables(env_file), variables(again)
 
     assert env_file.stat().st_mode & 0o777 == 0o600
-    assert [name for name, value in first.items() if not re.fullmatch(r"[A-Za-z0-9_=-]{20,}", value)] == []
+    keys = {name: value for name, value in first.items() if name.startswith("MONGO_OPS_KEY_")}  # in no JSON, in no URL
+    assert [bool(re.fullmatch(r"1:[A-Za-z0-9+/]{43}=", value)) for value in keys.values()] == 4 * [True]
+    others = {name: value for name, value in first.items() if name not in keys}
+    assert [name for name, value in others.items() if not re.fullmatch(r"[A-Za-z0-9_=-]{20,}", value)] == []
     assert len(set(first.values()) | set(second.values())) == 2 * len(first)
 
 
