@@ -143,11 +143,17 @@ def test_a_port_that_accepts_and_never_answers_is_unreachable_too(impatient):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        refusal(spec("127.0.0.1", silent.getsockname()[1]), ServerUnreachableError)
+        port = silent.getsockname()[1]
+
+        text = refusal(spec("127.0.0.1", port), ServerUnreachableError)
+
+    assert f"No MongoDB server answered at 127.0.0.1:{port}" in text
 
 
 def test_an_unknown_host_is_unreachable(impatient):
-    refusal(spec("no-such-host.invalid", 27017), ServerUnreachableError)
+    text = refusal(spec("no-such-host.invalid", 27017), ServerUnreachableError)
+
+    assert "No MongoDB server answered at no-such-host.invalid:27017" in text
 
 
 def test_a_wrong_replica_set_name_is_unreachable_and_named_as_a_cause(replica_set, impatient):

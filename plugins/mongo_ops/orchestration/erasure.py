@@ -13,8 +13,10 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from mongo_ops.orchestration.evidence import insist_on_approval
 from mongo_ops.orchestration.keys import keyring
+from mongo_ops.orchestration.lineage import namespace
 from mongo_ops.orchestration.operators import (
     EngineOperator,
+    TracedOperator,
     holder_of,
     occasion_of,
     reporter_of,
@@ -152,13 +154,12 @@ class ObjectsOperator(EngineOperator):
             return engine.erase_objects(plan).as_dict()
 
 
-class RuleOperator(EngineOperator):
+class RuleOperator(TracedOperator):
     """Carry out one rule of the data map; a retry goes on where the last try stopped."""
 
     def __init__(self, *, rule: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rule = rule
-        self.lineage: dict[str, Any] = {}
 
     def work(self, context: Context) -> dict[str, Any]:
         """Return {rule, documents, people}."""
@@ -171,20 +172,11 @@ class RuleOperator(EngineOperator):
 
     def _remember(self, engine: Engine, documents: int) -> None:
         rule = engine.data_map.rule(self.rule)
-        hosts = engine.target.client.address
         verb = "deleted" if rule.action == "delete" else "modified"
         self.lineage = {
-            "namespace": f"mongodb://{hosts[0]}:{hosts[1]}" if hosts else "mongodb://unknown",
-            "database": engine.target.database, "reads": (rule.collection,), "writes": (rule.collection,),
+            "namespace": namespace(engine.target), "database": engine.target.database, "reads": (rule.collection,), "writes": (rule.collection,),
             "counts": {verb: documents},
         }  # fmt: skip
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Report the collection and the number of documents."""
-        from mongo_ops.orchestration.lineage import operator_lineage  # noqa: PLC0415
-
-        del task_instance
-        return operator_lineage(self.lineage)
 
 
 class SweepOperator(EngineOperator):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
+
+if TYPE_CHECKING:
+    from mongo_ops.mongo.connection import Target
 
 DATABASE = "spotify_ai_agent"
 
@@ -18,10 +21,21 @@ def collection_asset(collection: str) -> Asset:
     return Asset(name=f"mongodb/{collection}", uri=f"x-mongodb://mongo-ops/{DATABASE}/{collection}")
 
 
-def operator_lineage(lineage: Mapping[str, Any]) -> Any:
-    """Return an OpenLineage ``OperatorLineage`` for {namespace, database, reads, writes, counts}; None when there is none."""
+def namespace(target: Target) -> str:
+    """Return how OpenLineage names the server, without credentials."""
+    hosts = target.client.address
+    return f"mongodb://{hosts[0]}:{hosts[1]}" if hosts else "mongodb://unknown"
+
+
+def facets(lineage: Mapping[str, Any]) -> Any:
+    """Return an OpenLineage ``OperatorLineage`` for what a task remembers of its work; None when it did none."""
     if not lineage:
         return None
+    return transfer_lineage(lineage) if "object" in lineage else operator_lineage(lineage)
+
+
+def operator_lineage(lineage: Mapping[str, Any]) -> Any:
+    """Return an OpenLineage ``OperatorLineage`` for {namespace, database, reads, writes, counts}."""
     from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415
     from openlineage.client.event_v2 import InputDataset, OutputDataset  # noqa: PLC0415
     from openlineage.client.facet_v2 import output_statistics_output_dataset as statistics  # noqa: PLC0415
@@ -42,13 +56,11 @@ def operator_lineage(lineage: Mapping[str, Any]) -> Any:
 
 
 def transfer_lineage(lineage: Mapping[str, Any]) -> Any:
-    """Return an OpenLineage ``OperatorLineage`` between collections and an object; None when there is none.
+    """Return an OpenLineage ``OperatorLineage`` between collections and an object.
 
     ``lineage`` is {namespace, database, collections, object, documents, exports}. The object is named as OpenLineage names files:
     the namespace is scheme and bucket, the name is the path.
     """
-    if not lineage:
-        return None
     from urllib.parse import urlsplit  # noqa: PLC0415
 
     from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from mongo_ops.orchestration import evidence
+from mongo_ops.orchestration.lineage import namespace
 from mongo_ops.orchestration.operators import (
     EngineOperator,
+    TracedOperator,
     holder_of,
     occasion_of,
     reporter_of,
@@ -181,13 +183,12 @@ class ReleaseOperator(EngineOperator):
             return engine.release(target, holder_of(context))
 
 
-class MigrationOperator(EngineOperator):
+class MigrationOperator(TracedOperator):
     """Apply one migration, or undo it; a retry resumes where the last try stopped."""
 
     def __init__(self, *, migration: str, direction: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.migration, self.direction = migration, direction
-        self.lineage: dict[str, Any] = {}
 
     def work(self, context: Context) -> dict[str, Any]:
         """Return {name, direction, counts, seconds}."""
@@ -231,18 +232,10 @@ class MigrationOperator(EngineOperator):
 
     def _remember(self, target: Target, facts: Survey, outcome: Any) -> None:
         file = facts.file(self.migration)
-        hosts = target.client.address
         self.lineage = {
-            "namespace": f"mongodb://{hosts[0]}:{hosts[1]}" if hosts else "mongodb://unknown", "database": target.database,
+            "namespace": namespace(target), "database": target.database,
             "reads": file.reads(), "writes": file.writes(), "counts": dict(outcome.counts),
         }  # fmt: skip
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Report the collections read and written, with the number of documents."""
-        from mongo_ops.orchestration.lineage import operator_lineage  # noqa: PLC0415
-
-        del task_instance
-        return operator_lineage(self.lineage)
 
 
 class VerifyOperator(EngineOperator):

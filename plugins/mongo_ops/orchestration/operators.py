@@ -75,6 +75,21 @@ class EngineOperator(BaseOperator):
         return str(context["params"]["environment"])
 
 
+class TracedOperator(EngineOperator):
+    """An engine's operator that tells OpenLineage what it read and wrote: ``lineage``, see the room of that name."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lineage: dict[str, Any] = {}
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return the datasets and counts that the work remembered."""
+        from mongo_ops.orchestration.lineage import facets  # noqa: PLC0415
+
+        del task_instance
+        return facets(self.lineage)
+
+
 def skip_when_only_planned(context: Context) -> None:
     """Skip the task in a dry run."""
     from airflow.sdk.exceptions import AirflowSkipException  # noqa: PLC0415

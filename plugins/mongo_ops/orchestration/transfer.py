@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from mongo_ops.orchestration.evidence import insist_on_approval
-from mongo_ops.orchestration.operators import EngineOperator, occasion_of, reporter_of, skip_when_only_planned
+from mongo_ops.orchestration.lineage import namespace
+from mongo_ops.orchestration.operators import TracedOperator, occasion_of, reporter_of, skip_when_only_planned
 from mongo_ops.orchestration.targets import open_folder, open_storage, open_target
 from mongo_ops.settings import load_environment
 
@@ -28,7 +29,7 @@ MOST_TASKS = 200
 """Mapped tasks of a run; more parts than that share tasks."""
 
 
-class TransferOperator(EngineOperator):
+class TransferOperator(TracedOperator):
     """What exports and imports share: where the files are, and where the plan is kept."""
 
     def folder(self, context: Context) -> Folder:
@@ -111,10 +112,6 @@ class ExportPartsOperator(PartsOperator):
 class FinishExportOperator(TransferOperator):
     """Write the manifest, by which the export becomes visible, and read everything once more."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.lineage: dict[str, Any] = {}
-
     def work(self, context: Context) -> dict[str, Any]:
         """Return {destination, documents, bytes, collections, consistency, verified}."""
         from mongo_ops.storage import show  # noqa: PLC0415
@@ -136,13 +133,6 @@ class FinishExportOperator(TransferOperator):
             "destination": show(folder), "documents": made.total.count, "bytes": made.total_file_bytes,
             "collections": len(made.collections), "consistency": made.consistency, "verified": seen.ok,
         }  # fmt: skip
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Report the collections read and the object written."""
-        from mongo_ops.orchestration.lineage import transfer_lineage  # noqa: PLC0415
-
-        del task_instance
-        return transfer_lineage(self.lineage)
 
 
 class PlanImportOperator(TransferOperator):
@@ -195,10 +185,6 @@ class ImportPartsOperator(PartsOperator):
 class FinishImportOperator(TransferOperator):
     """Build indexes, verify, write the rejects, record the import."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.lineage: dict[str, Any] = {}
-
     def work(self, context: Context) -> dict[str, Any]:
         """Return the report: {run_id, tally, collections, verified, differences, rejects}."""
         from mongo_ops.transfer import engine  # noqa: PLC0415
@@ -214,13 +200,6 @@ class FinishImportOperator(TransferOperator):
                 target, self.folder(context), list(done.collections), done.tally.inserted, exports=False
             )
         return dict(done.as_value())
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Report the object read and the collections written."""
-        from mongo_ops.orchestration.lineage import transfer_lineage  # noqa: PLC0415
-
-        del task_instance
-        return transfer_lineage(self.lineage)
 
 
 class ForgetPlanOperator(TransferOperator):
@@ -356,8 +335,7 @@ def lineage(
     """Return what OpenLineage is told: collections on one side, the object on the other."""
     from mongo_ops.storage import show  # noqa: PLC0415
 
-    hosts = target.client.address
     return {
-        "namespace": f"mongodb://{hosts[0]}:{hosts[1]}" if hosts else "mongodb://unknown", "database": target.database,
+        "namespace": namespace(target), "database": target.database,
         "collections": list(collections), "object": show(folder), "documents": documents, "exports": exports,
     }  # fmt: skip
