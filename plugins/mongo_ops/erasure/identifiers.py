@@ -37,6 +37,8 @@ class InvalidIdentifierError(PlanError):
 def parse_subject(data_map: DataMap, text_or_value: Any) -> Any:
     """Return the value of the subject identifier, in the first of its types that fits; spaces around a text are dropped.
 
+    ``string`` counts only when it is the first type: after another one it says that copies may be kept as text, and any text fits.
+
     Raises:
         InvalidIdentifierError: nothing, an empty text, a query instead of a value, another type, or a value that names nobody.
             Nothing was looked up.
@@ -46,10 +48,15 @@ def parse_subject(data_map: DataMap, text_or_value: Any) -> Any:
     fault = _fault(identifier, value)
     if fault is not None:
         raise InvalidIdentifierError(
-            f"The value given for {identifier.name} {fault}. Give one {' or '.join(identifier.types)} as it is stored in "
+            f"The value given for {identifier.name} {fault}. Give one {' or '.join(_own(identifier))} as it is stored in "
             f"{identifier.collection}.{identifier.path}; nothing was read or written."
         )
-    return next(found for kind in identifier.types if (found := typed(kind, value)) is not None)
+    return next(found for kind in _own(identifier) if (found := typed(kind, value)) is not None)
+
+
+def _own(identifier: Identifier) -> tuple[str, ...]:
+    """Return the types in which the person's own document may hold the identifier."""
+    return tuple(kind for place, kind in enumerate(identifier.types) if place == 0 or kind != "string")
 
 
 def _fault(identifier: Identifier, value: Any) -> str | None:
@@ -62,7 +69,7 @@ def _fault(identifier: Identifier, value: Any) -> str | None:
         return f"is longer than {LONGEST_TEXT} characters or has control characters"
     if forbidden(identifier, value):
         return "is one that the data map forbids, because it names nobody"
-    if isinstance(value, bool) or all(typed(kind, value) is None for kind in identifier.types):
+    if isinstance(value, bool) or all(typed(kind, value) is None for kind in _own(identifier)):
         return "is of another type"
     return None
 
