@@ -16,14 +16,14 @@ from typing import Any
 from demo.api import ApiError
 from demo.state import StackError
 
-from benchmarks import airflow, backfill, small
+from benchmarks import airflow, backfill, small, transfer
 from benchmarks.machine import Machine
 from benchmarks.measure import Goal, Notebook
 from benchmarks.peers import PEERS, Peer, Worker, default_folder
 from benchmarks.server import Server, serve
 from benchmarks.table import Table
 
-PARTS = ("small", "backfill", "airflow")
+PARTS = ("small", "backfill", "transfer", "airflow")
 
 
 @dataclass
@@ -65,7 +65,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
     parser.add_argument(
-        "--documents", type=int, default=1_000_000, metavar="N", help="documents of the backfill (default 1,000,000)"
+        "--documents",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="documents of backfill and transfer (default 1,000,000)",
     )
     parser.add_argument(
         "--rounds",
@@ -95,7 +99,7 @@ def main() -> int:
     report = Report(Machine.here())
     peers = _peers(arguments, report)
     with tempfile.TemporaryDirectory(prefix="mongo-ops-bench-") as folder:
-        if {"small", "backfill"} & set(arguments.only):
+        if {"small", "backfill", "transfer"} & set(arguments.only):
             _on_mongod(arguments, report, peers, Path(folder))
         seen = _on_airflow(arguments, report, Path(folder)) if "airflow" in arguments.only else None
         report.goals += airflow.goals(seen)
@@ -133,14 +137,16 @@ def _peers(arguments: argparse.Namespace, report: Report) -> list[Peer]:
 
 
 def _on_mongod(arguments: argparse.Namespace, report: Report, peers: Sequence[Peer], folder: Path) -> None:
-    warm = filled = None
+    warm = filled = moved = None
     with serve() as server:
         bench = _Bench(arguments, report, server, peers, folder)
         if "small" in arguments.only:
             warm = bench.small()
         if "backfill" in arguments.only:
             filled = bench.backfill()
-    report.goals += [*small.goals(warm), *backfill.goals(filled)]
+        if "transfer" in arguments.only:
+            moved = bench.transfer()
+    report.goals += [*small.goals(warm), *backfill.goals(filled), *transfer.goals(moved)]
 
 
 @dataclass
@@ -176,6 +182,15 @@ class _Bench:
             seen = backfill.measure(ways, self.server, documents, self.arguments.rounds or 3, _tell)
         self.report.tables.append(backfill.table(seen, [way.name for way in ways], documents, backfill.document_size()))
         self.report.measured[f"backfill of {documents}, documents/s"] = seen.as_value()
+        return seen
+
+    def transfer(self) -> Notebook:
+        """Measure export and import."""
+        documents = self.arguments.documents
+        seen, missing = transfer.measure(self.server, documents, self.arguments.rounds or 3, _tell)
+        self.report.tables.append(transfer.table(seen, documents))
+        self.report.absent += missing
+        self.report.measured[f"transfer of {documents}"] = seen.as_value()
         return seen
 
     def _worker(self, peer: Peer, stack: ExitStack) -> Worker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mongo_ops.cli import erasure_arguments
+from mongo_ops.cli import erasure_arguments, health_arguments, transfer_arguments
 
 if TYPE_CHECKING:
     Parsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
@@ -26,6 +26,8 @@ COMMANDS = {
     "snapshots": f"{ROOM}.upkeep:snapshots",
     "audit": f"{ROOM}.upkeep:audit",
     **erasure_arguments.COMMANDS,
+    **transfer_arguments.COMMANDS,
+    **health_arguments.COMMANDS,
 }
 
 
@@ -35,6 +37,8 @@ def add_commands(parsers: Parsers) -> None:
     _files(parsers)
     _upkeep(parsers)
     erasure_arguments.add_commands(parsers)
+    transfer_arguments.add_commands(parsers)
+    health_arguments.add_commands(parsers)
 
 
 def _migrating(parsers: Parsers) -> None:

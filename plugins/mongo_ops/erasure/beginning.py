@@ -55,7 +55,7 @@ def record_plan(planned: Planned, keyring: Keyring, run_id: str, actor: Actor) -
     """
     work, plan = planned.work, planned.plan
     db = work.db
-    closure.keep(db, keyring, work.subjects, planned.traces)
+    closure.keep(db, keyring, work.subjects, plan.run_id, planned.traces, planned.sharing)
     _move(db, planned.nobody, State.NOT_FOUND, run_id, plan, actor)
     insist_on_way(plan)
     _move(db, [one.request_id for one in work.subjects], State.PLANNED, run_id, plan, None)
@@ -92,7 +92,7 @@ def begin_run(work: Work, now: Plan, plan: Plan, lease: Lease, folder: Folder, r
     db[RESULTS].create_index([("run", 1), ("rule", 1)], name="run_rule")
     for some in _chunks(work.subjects):
         lease.transaction(lambda session: _start(work, session, some, plan, run_id))  # noqa: B023
-    lease.transaction(lambda session: _record(work, session, plan, run_id, actor))
+    lease.transaction(lambda session: _record(work, session, now, run_id, actor))
 
 
 def is_begun(db: Database[Document], plan: Plan, run_id: str) -> bool:
@@ -131,7 +131,8 @@ def _start(work: Work, session: ClientSession, some: Sequence[Subject], plan: Pl
 
 
 def _record(work: Work, session: ClientSession, plan: Plan, run_id: str, actor: Actor) -> None:
-    fields = {"state": EXECUTING, "plan_digest": plan.digest, "map_digest": plan.map_digest, "run_id": run_id}
+    fields: Document = {"state": EXECUTING, "plan_digest": plan.digest, "map_digest": plan.map_digest, "run_id": run_id}
+    fields["partial"] = list(plan.partial)
     before = work.db[RUNS].find_one({"_id": work.run}, session=session) or {}
     if {name: before.get(name) for name in fields} == fields:
         return

@@ -40,10 +40,11 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Resolution:
-    """The people of a run with their closures, who among them has no document of their own, and what a person must know."""
+    """The people of a run with their closures, who has no document of their own, who shares values with others, what to know of it."""
 
     subjects: tuple[Subject, ...]
     rootless: frozenset[str]
+    sharing: frozenset[str]
     findings: tuple[Finding, ...]
 
 
@@ -58,17 +59,18 @@ def resolve(db: Database[Document], data_map: DataMap, people: Sequence[Subject]
     closures = {one.request_id: {name: list(values) for name, values in one.closure.items()} for one in people}
     findings: list[Finding] = []
     rootless: set[str] = set()
+    sharing: set[str] = set()
     for identifier in order(data_map.identifiers, data_map.subject):
         for some in _chunks(people):
             if identifier.name == data_map.subject:
                 rootless |= _without_root(db, identifier, some)
             else:
-                findings += _look_up(db, data_map, identifier, some, closures)
+                findings += _look_up(db, data_map, identifier, some, closures, sharing)
     subjects = tuple(
         Subject(one.request_id, one.reference, {name: tuple(v) for name, v in closures[one.request_id].items()})
         for one in people
     )
-    return Resolution(subjects, frozenset(rootless), tuple(findings))
+    return Resolution(subjects, frozenset(rootless), frozenset(sharing), tuple(findings))
 
 
 def _without_root(db: Database[Document], identifier: Identifier, people: Sequence[Subject]) -> set[str]:
@@ -90,8 +92,9 @@ def _look_up(
     identifier: Identifier,
     people: Sequence[Subject],
     closures: Mapping[str, dict[str, list[Any]]],
+    sharing: set[str],
 ) -> list[Finding]:
-    """Add an identifier's values to the closures; leave out what belongs to somebody else as well."""
+    """Add an identifier's values to the closures; leave out what belongs to somebody else as well, and note whom that concerns."""
     so_far = [
         Subject(one.request_id, one.reference, {k: tuple(v) for k, v in closures[one.request_id].items()})
         for one in people
@@ -102,24 +105,27 @@ def _look_up(
         return []
     index = index_of(so_far, data_map.identifiers.values())
     found: defaultdict[str, dict[Key, Any]] = defaultdict(dict)
+    together: defaultdict[Key, set[frozenset[str]]] = defaultdict(set)
     for document in db[identifier.collection].find(query):
         whose = owners(document, identifier.where, index)
         for value in reached(document, identifier.path):
             key = key_of(value)
             if key is not None and forms(identifier, value):
+                together[key].add(frozenset(whose))
                 for request in whose:
                     found[request].setdefault(key, value)
-    shared = _shared(db, identifier, found, index) if identifier.unique else set()
+    shared = _shared(db, identifier, found, together, index) if identifier.unique else set()
     for request, values in found.items():
         known = {key_of(value) for value in closures[request].get(identifier.name, ())}
         new = [value for key, value in values.items() if key not in known and key not in shared]
         closures[request].setdefault(identifier.name, []).extend(new)
-    people_concerned = sum(1 for values in found.values() if shared & values.keys())
+    concerned = {request for request, values in found.items() if shared & values.keys()}
+    sharing |= concerned
     if not shared:
         return []
     sentence = (
-        f"{len(shared)} values of {identifier.name} belong to somebody else as well ({people_concerned} requests concerned). They are "
-        "left out: what only they lead to is not touched. Look at these documents by hand."
+        f"{len(shared)} values of {identifier.name} belong to somebody else as well ({len(concerned)} requests concerned, which can only be "
+        "partial). They are left out: what only they lead to is not touched. Look at these documents by hand."
     )
     return [Finding(f"identifier {identifier.name}", sentence)]
 
@@ -128,26 +134,33 @@ def _shared(
     db: Database[Document],
     identifier: Identifier,
     found: Mapping[str, Mapping[Key, Any]],
+    together: Mapping[Key, set[frozenset[str]]],
     index: Index,
 ) -> set[Key]:
-    """Return the values that also stand in documents of people who are not part of this, or of two who are."""
-    counts: defaultdict[Key, int] = defaultdict(int)
-    for values in found.values():
-        for key in values:
-            counts[key] += 1
-    shared = {key for key, number in counts.items() if number > 1}
+    """Return the values that stand in a document of one person and in another that is not that person's.
+
+    A document of two people (one prompted for it, it is about the other's track) makes its values both's, not anybody else's.
+    """
+    shared = {key for key, groups in together.items() if len(groups) > 1}
     everything = [form for values in found.values() for value in values.values() for form in forms(identifier, value)]
     path = plain(identifier.path)
     for some in _chunks(everything):
         for document in db[identifier.collection].find({path: {"$in": list(some)}}):
             if not owners(document, identifier.where, index):
                 keys = (key_of(value) for value in reached(document, identifier.path))
-                shared |= {key for key in keys if key is not None and key in counts}
+                shared |= {key for key in keys if key is not None and key in together}
     return shared
 
 
-def keep(db: Database[Document], keyring: Keyring, subjects: Sequence[Subject], traces: Mapping[str, int]) -> None:
-    """Keep closures, sealed, and how many traces of each person the scan saw at most.
+def keep(
+    db: Database[Document],
+    keyring: Keyring,
+    subjects: Sequence[Subject],
+    run: str,
+    traces: Mapping[str, int],
+    sharing: frozenset[str],
+) -> None:
+    """Keep closures, sealed, how many traces of each person the scan saw at most, who shares values with others, and in which runs.
 
     What was kept before is replaced: load it first and give it to ``resolve``.
     """
@@ -156,8 +169,13 @@ def keep(db: Database[Document], keyring: Keyring, subjects: Sequence[Subject], 
             UpdateOne(
                 {"_id": one.request_id},
                 {
-                    "$set": {"reference": one.reference, "sealed": Binary(vault.seal(keyring, _packed(one)))},
+                    "$set": {
+                        "reference": one.reference,
+                        "sealed": Binary(vault.seal(keyring, _packed(one))),
+                        "shares": one.request_id in sharing,
+                    },
                     "$max": {"traces": traces.get(one.request_id, 0)},
+                    "$addToSet": {"runs": run},
                 },
                 upsert=True,
             )
@@ -173,6 +191,18 @@ def traces(db: Database[Document], requests: Sequence[str]) -> dict[str, int]:
         for document in db[CLOSURES].find({"_id": {"$in": list(some)}}, {"traces": 1}):
             found[document["_id"]] = int(document["traces"])
     return found
+
+
+def sharing(db: Database[Document], requests: Sequence[str]) -> frozenset[str]:
+    """Return the requests of people who share a value with somebody else."""
+    found = (db[CLOSURES].find({"_id": {"$in": list(some)}, "shares": True}, {"_id": 1}) for some in _chunks(requests))
+    return frozenset(document["_id"] for some in found for document in some)
+
+
+def runs(db: Database[Document], requests: Sequence[str]) -> tuple[str, ...]:
+    """Return the runs in which these people were planned since their requests were received, or were complete the last time."""
+    found = (db[CLOSURES].distinct("runs", {"_id": {"$in": list(some)}}) for some in _chunks(requests))
+    return tuple(sorted({run for some in found for run in some}))
 
 
 def load(db: Database[Document], keyring: Keyring, requests: Sequence[str]) -> tuple[Subject, ...]:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo import UpdateOne
 
-from mongo_ops.erasure import closure, holds, ledger, periods, requests
+from mongo_ops.erasure import closure, holds, ledger, notices, periods, requests
 from mongo_ops.erasure.certificate import certificate, retains
 from mongo_ops.erasure.model import Plan, Request, State, Tally
 from mongo_ops.erasure.run import EXECUTING, RUNS, tally
 from mongo_ops.erasure.verify import Verification
 from mongo_ops.erasure.work import Work
-from mongo_ops.errors import PlanError
+from mongo_ops.errors import PlanError, RunError
 from mongo_ops.storage import AlreadyWrittenError, writing
 
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ class Concluded:
     @property
     def complete(self) -> bool:
         """Whether every request is complete."""
-        return set(self.states) <= {str(state) for state in COMPLETE}
+        return bool(self.states) and set(self.states) <= {str(state) for state in COMPLETE}
+
+
+class HoldsChangedError(RunError):
+    """A legal hold was placed or released while the run was concluded."""
 
 
 def keep(db: Database[Document], session: ClientSession, plan: Plan, seen: Verification) -> None:
@@ -75,22 +79,38 @@ def kept(db: Database[Document], plan: Plan) -> Verification:
 
 
 def conclude(
-    work: Work, plan: Plan, seen: Verification, traces: Mapping[str, int], lease: Lease, folder: Folder, run_id: str
+    work: Work,
+    plan: Plan,
+    members: Sequence[str],
+    seen: Verification,
+    traces: Mapping[str, int],
+    lease: Lease,
+    folder: Folder,
+    run_id: str,
 ) -> Concluded:
-    """Conclude every request of the run; called again after a kill it goes on with those that are left."""
-    tallies = [tally(work.db, work.run, rule.id) for rule in work.data_map.rules]
-    held = holds.active(work.db)
+    """Conclude every request of the run; called again after a kill it goes on with those that are left.
+
+    Raises:
+        HoldsChangedError: a hold was placed or released meanwhile; a retry looks at the holds again.
+    """
+    tallies = [tally(work.db, closure.runs(work.db, members), rule.id) for rule in work.data_map.rules]
+    held, sharing = holds.active(work.db), closure.sharing(work.db, members)
+    gaps = _gaps(work, plan)
     at = datetime.now(UTC)
-    open_ids = [one.request_id for one in work.subjects]
     states: dict[str, int] = {}
-    for start in range(0, len(open_ids), CHUNK):
+    for start in range(0, len(members), CHUNK):
         some = [
             one
-            for one in requests.load_all(work.db, open_ids[start : start + CHUNK])
+            for one in requests.load_all(work.db, members[start : start + CHUNK])
             if one.state in (State.EXECUTING, State.VERIFYING)
         ]
         issued: list[dict[str, Any]] = []
-        outcomes = {one.id: outcome(work, plan, seen, tallies, held, one) for one in some}
+        outcomes = {
+            one.id: State.PARTIAL
+            if (gaps or one.id in sharing) and not held.of(one.subject_ref)
+            else outcome(work, seen, tallies, held, one)
+            for one in some
+        }
         for one in some:
             if outcomes[one.id] in COMPLETE:
                 until = periods.after(at, work.data_map.backups_period)
@@ -99,21 +119,35 @@ def conclude(
                 )
                 issued.append(made)
         _put_aside(folder, work.run, plan.digest, start, issued)
-        lease.transaction(lambda session: _write(work, session, plan, some, outcomes, issued, held, run_id))  # noqa: B023
-    for one in requests.load_all(work.db, open_ids):
+
+        def write(session: ClientSession) -> None:  # used at once
+            _write(work, session, plan, some, outcomes, issued, seen, held, run_id)  # noqa: B023
+            notices.write(work.db, session, work.data_map, some, tallies, at)  # noqa: B023
+
+        lease.transaction(write)
+    for one in requests.load_all(work.db, members):
         states[str(one.state)] = states.get(str(one.state), 0) + 1
     lease.transaction(lambda session: _end(work, session))
-    reasons = (*plan.partial, *([] if seen.ok else [str(seen)]))
+    shared = [f"{len(sharing):,} requests share a value with somebody else."] if sharing else []
+    reasons = (*gaps, *shared, *([] if seen.ok else [str(seen)]))
     return Concluded(states, tuple(reasons[:5]))
 
 
-def outcome(
-    work: Work, plan: Plan, seen: Verification, tallies: Sequence[Tally], held: Holds, request: Request
-) -> State:
+def _gaps(work: Work, plan: Plan) -> tuple[str, ...]:
+    """Return why nobody of this run can be complete: as the plan says, and as it was recorded when the run began."""
+    recorded = work.db[RUNS].find_one({"_id": work.run, "plan_digest": plan.digest}, {"partial": 1}) or {}
+    return tuple(dict.fromkeys((*plan.partial, *recorded.get("partial", ()))))
+
+
+def outcome(work: Work, seen: Verification, tallies: Sequence[Tally], held: Holds, request: Request) -> State:
     """Return what a request came to. Any skip is partial."""
     if held.of(request.subject_ref):
         return State.HELD
-    if request.id in seen.offenders or request.id in seen.unseen or seen.blind or plan.partial:
+    if request.id in seen.offenders or request.id in seen.unseen or seen.blind:
+        return State.PARTIAL
+    if (
+        request.id in seen.held and seen.holds != held.digest
+    ):  # what was kept then may be free now, and nobody has erased it
         return State.PARTIAL
     if request.id in seen.held or retains(request.id, work.data_map, tallies, seen):
         return State.COMPLETED_WITH_RETENTION
@@ -127,27 +161,43 @@ def _write(
     some: Sequence[Request],
     outcomes: Mapping[str, State],
     issued: Sequence[Mapping[str, Any]],
+    seen: Verification,
     held: Holds,
     run_id: str,
 ) -> None:
     db = work.db
+    names = _insist_on_holds(work, session, held)
     if issued:
         writes = [
             UpdateOne({"_id": one["request_id"]}, {"$push": {"certificates": dict(one)}}, upsert=True) for one in issued
         ]
         db[CERTIFICATES].bulk_write(writes, ordered=False, session=session)
-    names = sorted({hold for rule in work.data_map.rules for hold in held.on(rule.collection)})
     for state in sorted(set(outcomes.values())):
-        ids = [one.id for one in some if outcomes[one.id] is state]
         verifying = [one.id for one in some if outcomes[one.id] is state and one.state is State.EXECUTING]
         if verifying:
             requests.transition_all(db, session, verifying, State.VERIFYING, run_id=run_id, plan_digest=plan.digest)
-        facts = {"holds": names} if state is State.COMPLETED_WITH_RETENTION and names else {}
-        requests.transition_all(db, session, ids, state, run_id=run_id, plan_digest=plan.digest, outcome=facts)
-    done = [one.id for one in some if outcomes[one.id] in COMPLETE]
+        for facts in ({}, {"holds": names}):  # the holds' release re-opens these requests
+            ids = [one.id for one in some if outcomes[one.id] is state and (one.id in seen.held) is bool(facts)]
+            requests.transition_all(db, session, ids, state, run_id=run_id, plan_digest=plan.digest, outcome=facts)
     ledger.note(db, session, _events(plan, issued, run_id))
-    if done and not names:  # what a hold kept is still to be found when it is released
-        closure.forget(db, session, done)
+    done = [one.id for one in some if outcomes[one.id] in COMPLETE and one.id not in seen.held]
+    closure.forget(db, session, done)  # what a hold kept is still to be found when it is released
+
+
+def _insist_on_holds(work: Work, session: ClientSession, held: Holds) -> list[str]:
+    """Make sure that no hold changes before this is committed; return those on documents.
+
+    Each is written to, so that a release at the same time conflicts with this transaction and comes before or after it.
+    """
+    if holds.active(work.db, session).digest != held.digest:
+        raise HoldsChangedError(
+            f"A legal hold was placed or released while {work.run} was concluded. Run the conclusion again."
+        )
+    names = sorted({name for some in held.filters.values() for name, _ in some})
+    if names:
+        kept = {"$set": {"kept_in": work.run}}
+        work.db[holds.HOLDS].update_many({"_id": {"$in": names}, "active": True}, kept, session=session)
+    return names
 
 
 def _events(plan: Plan, issued: Sequence[Mapping[str, Any]], run_id: str) -> Iterator[ledger.Event]:

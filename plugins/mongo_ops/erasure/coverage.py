@@ -43,6 +43,7 @@ OWN = frozenset(
             "ops_erasure_results",
         ),
         *("ops_erasure_certificates", "ops_erasure_ledger", "ops_erasure_suppressions", "ops_erasure_keys"),
+        "ops_erasure_notices",
     }
 )
 """This package's own collections. They hold references, digests and sealed values; the residual scan walks them all the same."""

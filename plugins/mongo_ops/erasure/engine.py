@@ -6,16 +6,18 @@ be killed and called again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mongo_ops.erasure import beginning, checkpoints, closure, conclusion, planning, requests, run, survey
+from mongo_ops.erasure import beginning, checkpoints, closure, conclusion, objects, planning, requests, run, survey
 from mongo_ops.erasure import verify as verification
 from mongo_ops.erasure.conclusion import Concluded
+from mongo_ops.erasure.inspection import inspect
 from mongo_ops.erasure.model import Actor, DataMap, Plan, Tally
-from mongo_ops.erasure.plan import PlanChangedError
+from mongo_ops.erasure.objects import Erased, Stores
+from mongo_ops.erasure.plan import insist_on_whole
 from mongo_ops.erasure.run import Handling
 from mongo_ops.erasure.verify import Verification
 from mongo_ops.erasure.work import Work
@@ -53,6 +55,8 @@ class Engine:
         folder: the environment's storage.
         holder: who holds the leases: the Airflow run, or the command.
         actor: who triggered it.
+        report: gets the progress.
+        assets: the product's own objects, which documents name by their keys; None where the environment configures none.
     """
 
     target: Target
@@ -62,6 +66,12 @@ class Engine:
     holder: Holder
     actor: Actor
     report: Reporter = field(default=log_progress, repr=False)
+    assets: Folder | None = None
+
+    @property
+    def stores(self) -> Stores:
+        """Where files of people may be."""
+        return Stores(self.folder, self.assets)
 
     @property
     def run_id(self) -> str:
@@ -75,7 +85,7 @@ class Engine:
             NobodyError, PlanStoppedError: unless ``only``: the plan cannot be carried out.
         """
         requests.prepare(self.target.db, self.keyring)
-        planned = planning.plan_run(self.target, self.data_map, self.keyring, request_id)
+        planned = planning.plan_run(self.target, self.data_map, self.keyring, request_id, self.stores)
         if not only:
             beginning.record_plan(planned, self.keyring, self.run_id, self.actor)
         return planned.plan
@@ -86,7 +96,7 @@ class Engine:
         Raises:
             PlanChangedError: what would be done now is not what was planned; nothing was written.
         """
-        self._insist_on_map(plan)
+        insist_on_whole(plan, self.data_map.digest)
         busy = show(self.target.db, MIGRATIONS)
         if busy is not None:
             raise MigrationsRunningError(
@@ -94,30 +104,36 @@ class Engine:
             )
         if beginning.is_begun(self.target.db, plan, self.run_id):
             return
+        self.work(plan)
         now = planning.plan_run(self.target, self.data_map, self.keyring, plan.run_id)
         with self.lease() as lease:
             beginning.begin_run(now.work, now.plan, plan, lease, self.folder, self.run_id, self.actor)
 
     def carry_out(self, plan: Plan, rule_id: str, sweep: int = 0) -> Tally:
         """Carry out one rule; a retry goes on where a killed try stopped."""
-        self._insist_on_map(plan)
         rule, work = self.data_map.rule(rule_id), self.work(plan)
         there = survey.collections(self.target.db, self.data_map)
         with self.lease(rule_id) as lease:
             return Handling(work, lease, plan.digest, self._limits(), self.report, sweep).carry_out(rule, there)
 
+    def erase_objects(self, plan: Plan) -> Erased:
+        """Erase the people's objects, and take them out of what this package wrote to storage; a retry finishes."""
+        work = self.work(plan)
+        with self.lease(objects.OBJECTS) as lease:
+            return objects.erase(
+                work, self.stores, lease, plan.digest, lambda: show(self.target.db, MIGRATIONS) is not None
+            )
+
     def sweep(self, plan: Plan) -> int:
         """Carry all rules out again, for what others wrote meanwhile; return how many documents that were."""
-        self._insist_on_map(plan)
         work, late = self.work(plan), 0
         there = survey.collections(self.target.db, self.data_map)
         with self.lease(SWEEP) as lease:
             for number in range(1, SWEEPS + 1):
-                before = run.documents_done(work)
                 handling = Handling(work, lease, plan.digest, self._limits(), self.report, number)
                 for rule in self.data_map.rules:
                     handling.carry_out(rule, there)
-                new = run.documents_done(work) - before
+                new = run.documents_done(work, plan.digest, number)  # by killed tries too
                 late += new
                 if not new:
                     break
@@ -126,9 +142,10 @@ class Engine:
 
     def verify(self, plan: Plan, report: Callable[[str], None] = lambda _: None) -> Verification:
         """Look whether the erasure is complete, and keep what was seen for the conclusion."""
-        self._insist_on_map(plan)
         work = self.work(plan)
         seen = verification.verify(work, self._traces(work), report)
+        report("residual scan: objects and snapshots in storage")
+        seen = inspect(work, self.stores).added_to(seen)
         with self.lease() as lease:
             lease.transaction(lambda session: conclusion.keep(self.target.db, session, plan, seen))
         return seen
@@ -139,17 +156,36 @@ class Engine:
         Raises:
             NotVerifiedError: this plan was not verified; nothing was written.
         """
-        work = self.work(plan)
+        insist_on_whole(plan, self.data_map.digest)
         seen = conclusion.kept(self.target.db, plan)
+        members = self._members(plan)
+        work = self._opened(plan, members)
         with self.lease() as lease:
-            return conclusion.conclude(work, plan, seen, self._traces(work), lease, self.folder, self.run_id)
+            return conclusion.conclude(work, plan, members, seen, self._traces(work), lease, self.folder, self.run_id)
 
     def _traces(self, work: Work) -> dict[str, int]:
         return closure.traces(self.target.db, [one.request_id for one in work.subjects])
 
     def work(self, plan: Plan) -> Work:
-        """Open the closures of the plan's people."""
-        members = [one for one in requests.members(self.target.db, plan.run_id) if one not in plan.excluded]
+        """Open the closures of the plan's people.
+
+        Raises:
+            PlanChangedError: the plan or the data map was edited.
+            RunChangedError: the plan was only looked at, or is concluded: the closures are not there.
+        """
+        insist_on_whole(plan, self.data_map.digest)
+        work = self._opened(plan, self._members(plan))
+        if len(work.subjects) != plan.requests:
+            raise run.RunChangedError(
+                f"What {plan.run_id} leads to is kept for {len(work.subjects):,} of {plan.requests:,} people: the plan was made to be "
+                "looked at only, or is concluded. Plan again to go on."
+            )
+        return work
+
+    def _members(self, plan: Plan) -> list[str]:
+        return [one for one in requests.members(self.target.db, plan.run_id) if one not in plan.excluded]
+
+    def _opened(self, plan: Plan, members: Sequence[str]) -> Work:
         subjects = closure.load(self.target.db, self.keyring, members)
         return Work(self.target, self.data_map, self.keyring, subjects, plan.run_id)
 
@@ -175,10 +211,6 @@ class Engine:
     def release(self) -> bool:
         """Give the run's lease back; say whether it was held."""
         return free(self.target.db, RESOURCE, self.holder.owner)
-
-    def _insist_on_map(self, plan: Plan) -> None:
-        if self.data_map.digest != plan.map_digest:
-            raise PlanChangedError("The data map was edited after the plan was made. Plan and approve again.")
 
     def _limits(self) -> Limits:
         at = self.target.environment

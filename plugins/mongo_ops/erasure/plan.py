@@ -37,7 +37,7 @@ def sealed(plan: Plan) -> Plan:
         "database": plan.database,
         "run": plan.run_id,
         "requests": plan.requests,
-        "excluded": dict(plan.excluded),
+        "excluded": sorted(plan.excluded),
         "map": plan.map_digest,
         "closure": plan.closure_digest,
         "rules": [one.rule for one in plan.counts],
@@ -60,16 +60,29 @@ def insist_on_way(plan: Plan) -> None:
         raise PlanStoppedError(f"The plan stops here, nothing was changed. {' '.join(stops)}")
 
 
+def insist_on_whole(plan: Plan, map_digest: str) -> None:
+    """Refuse a plan that was edited on its way, or whose data map was.
+
+    Raises:
+        PlanChangedError: says which.
+    """
+    if plan.map_digest != map_digest:
+        raise PlanChangedError(
+            "The data map was edited after the plan was made. Plan and approve again; what is done stays done."
+        )
+    if sealed(plan).digest != plan.digest:
+        raise PlanChangedError(
+            "The plan was edited after it was made: its digest does not fit. Plan and approve again; what is done stays done."
+        )
+
+
 def insist_on_same(planned: Plan, now: Plan) -> None:
     """Refuse to carry out a plan that is not the one that was made, or that grew far beyond what was shown.
 
     Raises:
         PlanChangedError: says what changed.
     """
-    if planned.map_digest != now.map_digest:
-        raise PlanChangedError(
-            "The data map was edited after the plan was made. Plan and approve again; nothing was changed."
-        )
+    insist_on_whole(planned, now.map_digest)
     if planned.digest != now.digest:
         raise PlanChangedError(
             "The people's data changed after the plan was made (a new account, artist or request): it leads to other documents now. "

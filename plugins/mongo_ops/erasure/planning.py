@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mongo_ops.erasure import closure, holds, requests, survey
+from mongo_ops.erasure import closure, holds, objects, requests, survey
 from mongo_ops.erasure.coverage import coverage
 from mongo_ops.erasure.model import OPEN, DataMap, Finding, Plan, Request, RuleCount, Subject
 from mongo_ops.erasure.plan import sealed
@@ -21,6 +21,7 @@ from mongo_ops.erasure.work import Work
 
 if TYPE_CHECKING:
     from mongo_ops.erasure.keys import Keyring
+    from mongo_ops.erasure.objects import Stores
     from mongo_ops.mongo.connection import Target
 
 HELD, DONE, NOBODY, ELSEWHERE = "held", "done already", "matches nobody", "of another environment"
@@ -28,16 +29,17 @@ HELD, DONE, NOBODY, ELSEWHERE = "held", "done already", "matches nobody", "of an
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, the people in it, how many traces of each the scan saw, and which requests match nobody."""
+    """A plan, the people in it, how many traces of each the scan saw, which requests match nobody, and which share values with others."""
 
     plan: Plan
     work: Work
     traces: Mapping[str, int]
     nobody: tuple[str, ...]
+    sharing: frozenset[str]
 
 
-def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str) -> Planned:
-    """Plan a request or a batch; reads only.
+def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str, stores: Stores | None = None) -> Planned:
+    """Plan a request or a batch; reads only. Without ``stores`` nothing is said about files.
 
     Raises:
         RequestMissingError, KeyMissingError, VaultError: nothing was planned.
@@ -52,18 +54,15 @@ def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str) -> P
     for seen in scan(work, where):
         traces.update(seen.by_request)
     there = survey.collections(db, data_map)
-    nobody = tuple(sorted(_nobody(target, data_map, keyring, run, resolved, traces, there)))
+    nobody = tuple(sorted(_nobody(work, resolved, traces, there)))
     excluded |= dict.fromkeys(nobody, NOBODY)
     work = Work(target, data_map, keyring, [one for one in resolved.subjects if one.request_id not in nobody], run)
     counts = tuple(survey.count(work, rule, there) for rule in data_map.rules)
     gaps = [Finding(one.where, one.sentence) for one in coverage(db, data_map)]  # with one a result is partial at best
-    findings = (
-        *resolved.findings,
-        *survey.obstacles(work, counts, there),
-        *_of_limits(work),
-        *gaps,
-    )
-    findings += tuple(Finding("scan", sentence) for sentence in blind)
+    gaps += [Finding("scan", sentence) for sentence in blind]
+    gaps += objects.gaps(work, stores) if stores is not None else ()
+    findings = (*resolved.findings, *survey.obstacles(work, counts, there), *_of_limits(work), *gaps)
+    findings += objects.findings(work, stores) if stores is not None else ()
     plan = Plan(
         run_id=run,
         environment=target.environment.name,
@@ -75,9 +74,9 @@ def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str) -> P
         findings=findings,
         map_digest=data_map.digest,
         closure_digest=closure.commitment(keyring, work.subjects),
-        partial=tuple(one.sentence for one in (*resolved.findings, *gaps)) + tuple(blind),
+        partial=tuple(one.sentence for one in gaps),
     )
-    return Planned(sealed(plan), work, dict(traces), nobody)
+    return Planned(sealed(plan), work, dict(traces), nobody, resolved.sharing)
 
 
 def objects_of(data_map: DataMap) -> tuple[str, ...]:
@@ -111,24 +110,16 @@ def _reason(target: Target, request: Request, held: holds.Holds) -> str | None:
 
 
 def _nobody(
-    target: Target,
-    data_map: DataMap,
-    keyring: Keyring,
-    run: str,
-    resolved: closure.Resolution,
-    traces: Mapping[str, int],
-    there: Mapping[str, survey.Collection],
-) -> Iterator[str]:
-    """Yield the requests whose person is found nowhere: no document of their own, no trace, no rule that selects anything."""
-    for one in resolved.subjects:
-        if one.request_id in resolved.rootless and not traces.get(one.request_id) and not _was_seen(target, one):
-            alone = Work(target, data_map, keyring, [one], run)
-            if not any(survey.count(alone, rule, there).documents for rule in data_map.rules):
-                yield one.request_id
-
-
-def _was_seen(target: Target, one: Subject) -> bool:
-    return closure.traces(target.db, [one.request_id]).get(one.request_id, 0) > 0
+    work: Work, resolved: closure.Resolution, traces: Mapping[str, int], there: Mapping[str, survey.Collection]
+) -> set[str]:
+    """Return the requests whose person is found nowhere: no document of their own, no trace now or before, no rule that selects anything."""
+    rootless = [one for one in work.subjects if one.request_id in resolved.rootless and not traces.get(one.request_id)]
+    before = closure.traces(work.db, [one.request_id for one in rootless])
+    suspects = [one for one in rootless if not before.get(one.request_id)]
+    if not suspects:
+        return set()
+    found = survey.met(Work(work.target, work.data_map, work.keyring, suspects, work.run), there)
+    return {one.request_id for one in suspects} - found
 
 
 def _of_limits(work: Work) -> Iterator[Finding]:

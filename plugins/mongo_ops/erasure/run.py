@@ -22,9 +22,8 @@ from pymongo import UpdateOne
 
 from mongo_ops.erasure import holds
 from mongo_ops.erasure.model import Rule, Tally
-from mongo_ops.erasure.paths import plain
-from mongo_ops.erasure.selectors import branches, conditions, filter_for, indexed, is_anywhere
-from mongo_ops.erasure.survey import Collection, anywhere_names, means
+from mongo_ops.erasure.selectors import conditions, filter_for, indexed, is_anywhere
+from mongo_ops.erasure.survey import Collection, anywhere_names, means, queries, shown
 from mongo_ops.erasure.work import Work, merged
 from mongo_ops.errors import PlanError
 from mongo_ops.mongo.batches import CHECKPOINTS, Batches, Counts, Progress, Reporter, Step, log_progress
@@ -41,10 +40,10 @@ if TYPE_CHECKING:
 
 RUNS, RESULTS = "ops_erasure_runs", "ops_erasure_results"
 EXECUTING = "executing"
-PEOPLE_BY_INDEX, PEOPLE_IN_A_WALK = 200, 10_000
-"""People whose identifiers go into one filter: where an index finds their documents, and where a collection is walked."""
+PEOPLE_BY_INDEX = 200
+"""People whose documents are found by an index before the next checkpoint."""
 
-FIRST_SIZE, LARGEST_SIZE = 500, 5_000
+FIRST_SIZE = 500
 RAW: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
 
 
@@ -74,7 +73,7 @@ class Handling:
             for name, collection in sorted(there.items()):
                 if means(rule, name):
                     Passage(self, rule, collection).run()
-        return tally(self.work.db, self.work.run, rule.id)
+        return tally(self.work.db, (self.work.run,), rule.id)
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,8 @@ class Passage:
         elif indexed(self.rule.select, self.collection.keys, self.work.data_map.identifiers):
             self._by_index()
         else:
-            for number, some in enumerate(self.work.closures(PEOPLE_IN_A_WALK)):
-                query = filter_for(self.rule.select, some, self.work.data_map.identifiers)
-                if query is not None:
-                    self._walk(f"/{number}", query)
+            for number, query in enumerate(queries(self.work, self.rule, self.collection)):
+                self._walk(f"/{number}", query)
 
     @property
     def work(self) -> Work:
@@ -120,7 +117,7 @@ class Passage:
         A killed try begins again with the same few people, and finds what it had not done yet.
         """
         at, people = self.handling, self.work.subjects
-        probe, size = LagProbe(self.work.db.client), FIRST_SIZE
+        probe, size = LagProbe(self.work.db.client), min(FIRST_SIZE, self.collection.batch)
         found = self.work.db[CHECKPOINTS].find_one({"_id": self.step_id})
         done = int(found["people"]) if found else 0
         while done < len(people):
@@ -132,7 +129,8 @@ class Passage:
                 hold_back(probe, at.limits, at.lease.check, lambda reason: self._tell(done, reason))  # noqa: B023 - at once
                 started = time.monotonic()
                 at.lease.transaction(lambda session: self._treat(session, {"$and": [{"_id": {"$in": some}}, query]}))  # noqa: B023
-                size = next_size(size, time.monotonic() - started, at.limits.batch_seconds, largest=LARGEST_SIZE)
+                seconds = time.monotonic() - started
+                size = next_size(size, seconds, at.limits.batch_seconds, largest=self.collection.batch)
             done = min(len(people), done + PEOPLE_BY_INDEX)
             self._save(done)
             self._tell(done)
@@ -173,6 +171,7 @@ class Passage:
                 "documents": len(done),
             }
             tallied |= {
+                "plan_digest": self.handling.plan_digest,
                 "sweep": self.handling.sweep,
                 "counts": [[request, number] for request, number in counts.items()],
             }
@@ -192,8 +191,8 @@ class Passage:
 
     def _owned(self, query: Mapping[str, Any], session: ClientSession) -> Iterator[tuple[Document, frozenset[str]]]:
         if not is_anywhere(self.rule.select):
-            shown = self._shown()
-            for document in self.work.db[self.collection.name].find(query, shown, session=session):
+            fields = shown(self.rule) if self.rule.action == "delete" else None  # whole documents where they change
+            for document in self.work.db[self.collection.name].find(query, fields, session=session):
                 yield document, self.work.owners(document, self.rule)
             return
         names = anywhere_names(self.rule)
@@ -203,13 +202,6 @@ class Passage:
             )
             if owners:
                 yield bson.decode(raw.raw, CODEC), owners
-
-    def _shown(self) -> dict[str, int] | None:
-        """Return the top-level fields by which a document to be deleted is attributed; whole documents where they change."""
-        if self.rule.action != "delete":
-            return None
-        paths = (path for branch in branches(self.rule.select) for path in branch)
-        return {"_id": 1} | {plain(path).partition(".")[0]: 1 for path in paths}
 
     def _delete(
         self, theirs: Sequence[tuple[Document, frozenset[str]]], session: ClientSession
@@ -234,20 +226,21 @@ class Passage:
         return done
 
 
-def documents_done(work: Work) -> int:
-    """Return how many documents the rules of a run have deleted or changed so far."""
-    return sum(int(one["documents"]) for one in work.db[RESULTS].find({"run": work.run}, {"documents": 1}))
+def documents_done(work: Work, plan_digest: str, sweep: int) -> int:
+    """Return how many documents the rules of a run have deleted or changed in one of its sweeps."""
+    mine = {"run": work.run, "plan_digest": plan_digest, "sweep": sweep}
+    return sum(int(one["documents"]) for one in work.db[RESULTS].find(mine, {"documents": 1}))
 
 
 def _raw(db: Database[Document], name: str) -> CollectionOf[RawBSONDocument]:
     return db[name].with_options(codec_options=RAW)
 
 
-def tally(db: Database[Document], run: str, rule: str) -> Tally:
-    """Add up what a rule did in a run, over all its tries, sweeps and plans."""
+def tally(db: Database[Document], runs: Sequence[str], rule: str) -> Tally:
+    """Add up what a rule did in some runs, over all their tries, sweeps and plans."""
     counts: Counter[str] = Counter()
     documents = 0
-    for result in db[RESULTS].find({"run": run, "rule": rule}):
+    for result in db[RESULTS].find({"run": {"$in": list(runs)}, "rule": rule}):
         documents += result["documents"]
         counts.update(dict(result["counts"]))
     return Tally(rule, documents, dict(counts))

@@ -31,8 +31,17 @@ UNAUTHORIZED = 13
 UNSEEN = frozenset({"local"})
 """Not scanned: the oplog holds every write for its window and cannot be erased from; the certificate says so."""
 
-Judge = Callable[[str, Document, str, str, frozenset[str]], bool]
-"""Says whether a trace may be where it is: (namespace, document, path, identifier, request ids) -> allowed."""
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """For whom a trace may not be where it is, and for whom it is there because of a legal hold; for the others it may stay."""
+
+    residue: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
+
+
+Judge = Callable[[str, Document, str, str, frozenset[str]], Verdict]
+"""Says whether a trace may be where it is: (namespace, document, path, identifier, request ids) -> verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +54,17 @@ class Owner:
 
 @dataclass
 class Traces:
-    """What a walk through one collection found. ``spots`` counts documents by (path, identifier), of traces that may not be there."""
+    """What a walk through one collection found.
+
+    ``spots`` counts documents by (path, identifier), of traces that may not be there, ``offenders`` by request; ``allowed`` counts by
+    request the traces that may stay, ``held`` are the requests with traces under a legal hold.
+    """
 
     namespace: str
     documents: int = 0
     hits: int = 0
-    allowed: int = 0
+    allowed: Counter[str] = field(default_factory=Counter)
+    held: set[str] = field(default_factory=set)
     by_request: Counter[str] = field(default_factory=Counter)
     spots: Counter[tuple[str, str]] = field(default_factory=Counter)
     offenders: Counter[str] = field(default_factory=Counter)
@@ -70,7 +84,7 @@ class Place:
 
 
 class Haystack:
-    """All that is looked for, ready to walk collections with."""
+    """All that is looked for, ready to walk collections with. ``traceable``: the requests of which there is anything to look for."""
 
     def __init__(self, data_map: DataMap, subjects: Iterable[Subject]) -> None:
         self._owners: defaultdict[bytes, list[tuple[Owner, frozenset[bytes]]]] = defaultdict(list)
@@ -79,6 +93,7 @@ class Haystack:
                 if data_map.identifiers[name].trace:
                     self._add(Owner(subject.request_id, name), data_map, values)
         self._needles = Needles(self._owners)
+        self.traceable = frozenset(owner.request_id for some in self._owners.values() for owner, _ in some)
 
     def _add(self, owner: Owner, data_map: DataMap, values: Iterable[Any]) -> None:
         for value in values:
@@ -89,6 +104,15 @@ class Haystack:
     def owners(self, found: Found) -> frozenset[Owner]:
         """Return whose an occurrence is; nobody's when only its lower-case twin is looked for."""
         return frozenset(owner for owner, exact in self._owners[found.pattern] if not exact or found.exact in exact)
+
+    def find(self, buffer: bytes) -> list[Found]:
+        """Return every trace in a buffer of whole documents."""
+        return self._needles.find(buffer)
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest pattern, in bytes."""
+        return max(map(len, self._needles.patterns), default=0)
 
     def owners_in(self, document: bytes) -> frozenset[Owner]:
         """Return whose traces one raw document holds."""
@@ -122,6 +146,13 @@ class Haystack:
                 self._take(traces, batch, hits, judge)
         return traces
 
+    def look(self, namespace: str, documents: bytes, judge: Judge) -> Traces:
+        """Look through concatenated documents that lie elsewhere than in a collection, such as in a file."""
+        traces = Traces(namespace)
+        hits = [(found, self.owners(found)) for found in self.find(documents)]
+        self._take(traces, documents, [(found, whose) for found, whose in hits if whose], judge)
+        return traces
+
     def _take(
         self, traces: Traces, batch: bytes, hits: Sequence[tuple[Found, frozenset[Owner]]], judge: Judge | None
     ) -> None:
@@ -149,11 +180,12 @@ def _open(
             for owner in whose:
                 spots[path, owner.identifier].add(owner.request_id)
     for (path, identifier), requests in spots.items():
-        if judge(traces.namespace, document, path, identifier, frozenset(requests)):
-            traces.allowed += 1
-        else:
+        verdict = judge(traces.namespace, document, path, identifier, frozenset(requests))
+        traces.allowed.update(requests - verdict.residue)
+        traces.held |= verdict.held
+        if verdict.residue:
             traces.spots[path, identifier] += 1
-            traces.offenders.update(requests)
+            traces.offenders.update(verdict.residue)
 
 
 def paths_of(document: Mapping[str, Any], exact: bytes) -> tuple[str, ...]:

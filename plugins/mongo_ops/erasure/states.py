@@ -30,7 +30,7 @@ WAYS: Mapping[State, frozenset[State]] = {
     State.FAILED: frozenset({State.PLANNED, State.EXECUTING, State.HELD, State.PARTIAL, State.REFUSED}),
     State.NOT_FOUND: frozenset({State.CLOSED}),
     State.REFUSED: frozenset({State.RECEIVED, State.CLOSED}),
-    State.CLOSED: frozenset(),
+    State.CLOSED: frozenset({State.RECEIVED}),  # a backup brought the person back
 }
 """Back to ``RECEIVED`` is a re-opening: a hold was released, a retention lapsed, something came back, a refusal was overturned."""
 

@@ -10,7 +10,7 @@ from pymongo.errors import OperationFailure
 
 from mongo_ops.erasure.model import DataMap, Finding, Rule, RuleCount
 from mongo_ops.erasure.paths import plain
-from mongo_ops.erasure.selectors import conditions, filter_for, indexed, is_anywhere
+from mongo_ops.erasure.selectors import branches, conditions, filter_for, indexed, is_anywhere
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -18,9 +18,23 @@ if TYPE_CHECKING:
     from mongo_ops.erasure.work import Work
     from mongo_ops.mongo.documents import Document
 
-CHUNK = 500
+CHUNK, PEOPLE_IN_A_WALK = 500, 10_000
+"""People whose identifiers go into one filter: where an index leads to their documents, and where a collection is walked."""
+
 SAMPLE = 20
+LARGEST_BATCH, BATCH_BYTES = 5_000, 8 * 1024 * 1024
+"""What one transaction may change: documents, and about how many bytes of them."""
+
 LARGE = 1_000
+
+
+@dataclass(frozen=True)
+class Unique:
+    """A unique index: its fields, whether it leaves out documents with none of them, and which documents it is about."""
+
+    fields: tuple[str, ...]
+    sparse: bool
+    only: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,9 +45,10 @@ class Collection:
     kind: str
     documents: int
     keys: tuple[tuple[str, ...], ...]
-    unique: tuple[tuple[str, ...], ...]
+    unique: tuple[Unique, ...]
     validator: Mapping[str, Any]
     pre_images: bool
+    batch: int = LARGEST_BATCH
 
 
 def collections(db: Database[Document], data_map: DataMap) -> dict[str, Collection]:
@@ -57,34 +72,79 @@ def _look(db: Database[Document], info: Mapping[str, Any]) -> Collection:
     name, options = info["name"], info.get("options", {})
     kind = "capped" if options.get("capped") else str(info["type"])
     specs = list(db[name].list_indexes()) if kind in {"collection", "capped"} else []
-    whole = [spec for spec in specs if "partialFilterExpression" not in spec and "collation" not in spec]
+    hampered = {"partialFilterExpression", "collation", "hidden"}
+    whole = [spec for spec in specs if hampered.isdisjoint(spec)]
     return Collection(
         name=name,
         kind=kind,
         documents=db[name].estimated_document_count() if kind != "view" else 0,
+        batch=_batch(db, name) if kind == "collection" else LARGEST_BATCH,
         keys=tuple(
             tuple(spec["key"]) for spec in whole if all(isinstance(way, int | float) for way in spec["key"].values())
         ),
-        unique=tuple(tuple(spec["key"]) for spec in specs if spec.get("unique")),
+        unique=tuple(
+            Unique(tuple(spec["key"]), spec.get("sparse", False), spec.get("partialFilterExpression", {}))
+            for spec in specs
+            if spec.get("unique")
+        ),
         validator=options.get("validator", {}),
         pre_images=bool(options.get("changeStreamPreAndPostImages", {}).get("enabled")),
     )
 
 
+def _batch(db: Database[Document], name: str) -> int:
+    """Return how many documents of average size one transaction may change."""
+    try:
+        found = list(
+            db[name].aggregate(
+                [{"$collStats": {"storageStats": {}}}, {"$project": {"size": "$storageStats.avgObjSize"}}]
+            )
+        )
+    except OperationFailure:  # no right to see it
+        return LARGEST_BATCH
+    size = max((float(one.get("size") or 0) for one in found), default=0)
+    return max(1, min(LARGEST_BATCH, int(BATCH_BYTES / max(size, 1))))
+
+
 def count(work: Work, rule: Rule, there: Mapping[str, Collection]) -> RuleCount:
     """Count what a rule selects now, in all the collections that it means."""
     meant = [one for name, one in there.items() if means(rule, name)]
-    documents = sum(_count(work, rule, one.name) for one in meant)
+    documents = sum(_count(work, rule, one) for one in meant)
     served = bool(meant) and all(indexed(rule.select, one.keys, work.data_map.identifiers) for one in meant)
     return RuleCount(rule.id, rule.action, rule.stage, documents, served and not is_anywhere(rule.select))
 
 
-def _count(work: Work, rule: Rule, name: str) -> int:
-    collection = work.db[name]
+def _count(work: Work, rule: Rule, one: Collection) -> int:
+    collection = work.db[one.name]
     if is_anywhere(rule.select):
         return work.haystack.walk(collection, where=conditions(rule.select), names=anywhere_names(rule)).documents
-    queries = (filter_for(rule.select, some, work.data_map.identifiers) for some in work.closures(CHUNK))
-    return sum(collection.count_documents(query) for query in queries if query is not None)
+    return sum(collection.count_documents(query) for query in queries(work, rule, one))
+
+
+def queries(work: Work, rule: Rule, one: Collection) -> Iterator[dict[str, Any]]:
+    """Yield the filters of what a rule selects for all people: many where an index leads there, as few as can be where it is a walk."""
+    served = indexed(rule.select, one.keys, work.data_map.identifiers)
+    for some in work.closures(CHUNK if served else PEOPLE_IN_A_WALK):
+        query = filter_for(rule.select, some, work.data_map.identifiers)
+        if query is not None:
+            yield query
+
+
+def met(work: Work, there: Mapping[str, Collection]) -> set[str]:
+    """Return the requests for which any rule that looks for values selects anything."""
+    found: set[str] = set()
+    for rule in (rule for rule in work.data_map.rules if not is_anywhere(rule.select)):
+        for one in (one for name, one in there.items() if means(rule, name)):
+            for query in queries(work, rule, one):
+                for document in work.db[one.name].find(query, shown(rule)):
+                    found |= work.owners(document, rule)
+    return found
+
+
+def shown(rule: Rule) -> dict[str, int]:
+    """Return the top-level fields by which a document is attributed to people."""
+    paths = (path for branch in branches(rule.select) for path in branch)
+    return {"_id": 1} | {plain(path).partition(".")[0]: 1 for path in paths}
 
 
 def anywhere_names(rule: Rule) -> frozenset[str]:
@@ -118,37 +178,58 @@ def _of_collection(work: Work, rule: Rule, one: Collection) -> Iterator[Finding]
         yield Finding(one.name, sentence, stops=True)
         return
     changed = {plain(change.path).partition(".")[0] for change in rule.changes}
-    for keys in one.unique:
-        if keys != ("_id",) and any(key.partition(".")[0] in changed for key in keys):
-            yield from _of_unique(rule, one, keys)
+    for index in one.unique:
+        if index.fields != ("_id",) and any(key.partition(".")[0] in changed for key in index.fields):
+            yield from _of_unique(work, rule, one, index)
     if rule.changes and one.validator:
         yield from _of_validator(work, rule, one)
 
 
-def _of_unique(rule: Rule, one: Collection, keys: tuple[str, ...]) -> Iterator[Finding]:
-    """A constant can be there once only; a second erasure would collide."""
-    constant = {plain(change.path) for change in rule.changes if change.op in {"set", "unset"}}
-    if set(keys) <= constant:
-        sentence = f"Rule {rule.id} puts the same value into every document of the unique index on {', '.join(keys)}; the second one would be refused. Delete instead, or make the index partial."
-        yield Finding(one.name, sentence, stops=True)
+def _of_unique(work: Work, rule: Rule, one: Collection, index: Unique) -> Iterator[Finding]:
+    """A constant can be there once only; a second erasure would collide. What an index leaves out cannot."""
+    ops = {plain(change.path): change.op for change in rule.changes}
+    now = {_op_at(ops, name) for name in index.fields}
+    if not now <= {"set", "unset"} or (index.sparse and now == {"unset"}):
+        return
+    if index.only and not _matching(work, _changed_samples(work, rule, one, {}), index.only):
+        return
+    sentence = f"Rule {rule.id} puts the same value into every document of the unique index on {', '.join(index.fields)}; the second one would be refused. Delete instead, or make the index partial."
+    yield Finding(one.name, sentence, stops=True)
+
+
+def _op_at(ops: Mapping[str, str], field: str) -> str | None:
+    """Return what happens to a field, or to what it is in."""
+    parts = field.split(".")
+    above = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((ops[path] for path in above if path in ops), None)
 
 
 def _of_validator(work: Work, rule: Rule, one: Collection) -> Iterator[Finding]:
     """Try the changes on a few documents and ask the server whether its validator would have the result."""
-    query = next(
-        (q for some in work.closures(CHUNK) if (q := filter_for(rule.select, some, work.data_map.identifiers))), None
-    )
-    if query is None:
-        return
-    before = list(work.db[one.name].find({"$and": [query, one.validator]}).limit(SAMPLE))
-    after = [work.changed(document, rule) for document in before]
-    try:
-        valid = list(work.db.aggregate([{"$documents": after}, {"$match": one.validator}])) if after else []
-    except OperationFailure:  # a server before 5.1 cannot look at documents that are not stored
-        return
-    if len(valid) < len(after):
-        sentence = f"What rule {rule.id} leaves of a document breaks the validator ({len(after) - len(valid)} of {len(after)} tried). Change the rule, or relax the validator with a migration."
+    after = _changed_samples(work, rule, one, one.validator)
+    broken = len(after) - _matching(work, after, one.validator)
+    if broken:
+        sentence = f"What rule {rule.id} leaves of a document breaks the validator ({broken} of {len(after)} tried). Change the rule, or relax the validator with a migration."
         yield Finding(one.name, sentence, stops=True)
+
+
+def _changed_samples(work: Work, rule: Rule, one: Collection, where: Mapping[str, Any]) -> list[Document]:
+    """Return what a rule would leave of a few documents."""
+    query = next(queries(work, rule, one), None)
+    before = work.db[one.name].find({"$and": [query, where]}).limit(SAMPLE) if query is not None else ()
+    return [work.changed(document, rule) for document in before]
+
+
+def _matching(work: Work, documents: Sequence[Document], query: Mapping[str, Any]) -> int:
+    """Ask the server how many documents, which are not stored, a filter would match."""
+    if not documents:
+        return 0
+    try:
+        return len(
+            list(work.db.aggregate([{"$documents": list(documents)}, {"$match": query}, {"$project": {"_id": 1}}]))
+        )
+    except OperationFailure:  # a server before 5.1 cannot look at documents that are not stored
+        return len(documents)
 
 
 def _of_size(work: Work, counted: RuleCount, one: Collection) -> Iterator[Finding]:

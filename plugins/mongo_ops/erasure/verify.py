@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from mongo_ops.erasure import holds
 from mongo_ops.erasure.model import Rule
 from mongo_ops.erasure.run import RESULTS
-from mongo_ops.erasure.scan import Place, Traces, places
-from mongo_ops.erasure.selectors import filter_for, is_anywhere
+from mongo_ops.erasure.scan import Judge, Place, Traces, Verdict, places
+from mongo_ops.erasure.selectors import is_anywhere
 from mongo_ops.erasure.settled import settled
-from mongo_ops.erasure.survey import collections, means
+from mongo_ops.erasure.survey import collections, means, queries
 from mongo_ops.erasure.work import Work
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mongo_ops.erasure.survey import Collection
     from mongo_ops.mongo.documents import Document
 
-PEOPLE = 500
 SHOWN = 20
 
 
@@ -48,18 +47,20 @@ class Verification:
     """What a verification saw.
 
     ``left`` by rule; ``residue``: (namespace, path, identifier) -> documents with traces where none may be; ``offenders``: requests with
-    anything left; ``blind``: what could not be looked at; ``unseen``: requests of which the scan had found nothing before, although
-    rules selected documents of theirs.
+    anything left; ``allowed``: request -> traces that may stay; ``blind``: what could not be looked at; ``unseen``: requests of which the
+    scan had found nothing before, although rules selected documents of theirs; ``held``: requests of which a hold kept something, and
+    ``holds`` the digest of the holds then in force.
     """
 
     left: tuple[Left, ...]
     residue: Mapping[tuple[str, str, str], int]
-    allowed: int
+    allowed: Mapping[str, int]
     offenders: Mapping[str, int]
     collections: int
     blind: tuple[str, ...]
     unseen: frozenset[str]
     held: frozenset[str]
+    holds: str
 
     @property
     def ok(self) -> bool:
@@ -71,8 +72,8 @@ class Verification:
         residue = [[*spot, number] for spot, number in self.residue.items()]
         left = [{**asdict(one), "held_requests": sorted(one.held_requests)} for one in self.left]
         sets = {"unseen": sorted(self.unseen), "held": sorted(self.held)}
-        rest = {"allowed": self.allowed, "offenders": dict(self.offenders), "collections": self.collections}
-        return {"left": left, "residue": residue, "blind": list(self.blind), **sets, **rest}
+        counts = {"allowed": dict(self.allowed), "offenders": dict(self.offenders), "collections": self.collections}
+        return {"left": left, "residue": residue, "blind": list(self.blind), "holds": self.holds, **sets, **counts}
 
     @classmethod
     def of_value(cls, value: Mapping[str, Any]) -> Verification:
@@ -88,11 +89,14 @@ class Verification:
             blind=tuple(value["blind"]),
             unseen=frozenset(value["unseen"]),
             held=frozenset(value["held"]),
+            holds=value["holds"],
         )
 
     def __str__(self) -> str:
         if self.ok:
-            return f"Nothing is left in {self.collections:,} collections ({self.allowed:,} traces may stay)."
+            return (
+                f"Nothing is left in {self.collections:,} collections ({sum(self.allowed.values()):,} traces may stay)."
+            )
         parts = [f"{one.rule}: {one.unsettled:,} documents not done" for one in self.left if one.unsettled]
         parts += [
             f"{space}, {path}: {number:,} documents with {name}" for (space, path, name), number in self.residue.items()
@@ -115,24 +119,27 @@ def verify(work: Work, before: Mapping[str, int], report: Callable[[str], None] 
     where, blind = places(work.db.client, work.db.name)
     offenders: Counter[str] = Counter()
     residue: Counter[tuple[str, str, str]] = Counter()
-    allowed = 0
+    allowed: Counter[str] = Counter()
+    held_requests = {request for one in left for request in one.held_requests}
     for traces in scan(work, where, judge(work, held), report):
-        allowed += traces.allowed
+        allowed.update(traces.allowed)
+        held_requests |= traces.held
         offenders.update(traces.offenders)
         residue.update({(traces.namespace, path, name): number for (path, name), number in traces.spots.items()})
     for one in left:
         offenders.update(one.by_request)
     unseen = {subject.request_id for subject in work.subjects if before.get(subject.request_id, 0) == 0}
-    unseen &= _had_something(work, left)
+    unseen &= work.haystack.traceable & _had_something(work, left)
     return Verification(
         left=left,
         residue=dict(residue),
-        allowed=allowed,
+        allowed=dict(allowed),
         offenders=dict(offenders),
         collections=len(where),
         blind=tuple(blind),
         unseen=frozenset(unseen),
-        held=frozenset(request for one in left for request in one.held_requests),
+        held=frozenset(held_requests),
+        holds=held.digest,
     )
 
 
@@ -145,24 +152,24 @@ def scan(
         yield work.haystack.walk(work.db.client[place.database][place.collection], judged)
 
 
-def judge(work: Work, held: Holds) -> Callable[[str, Document, str, str, frozenset[str]], bool]:
+def judge(work: Work, held: Holds) -> Judge:
     """Return who decides whether a trace may be where it is: the map's ``remains`` and ``retain``, and the legal holds."""
     retaining = [rule for rule in work.data_map.rules if rule.action == "retain"]
     prefix = f"{work.db.name}."
 
-    def may(namespace: str, document: Document, path: str, identifier: str, requests: frozenset[str]) -> bool:
+    def look(namespace: str, document: Document, path: str, identifier: str, requests: frozenset[str]) -> Verdict:
+        free = frozenset(one for one in requests if not held.of(work.references[one]))
         if not namespace.startswith(prefix):
-            return False
+            return Verdict(free, requests - free)
         name = namespace[len(prefix) :]
         if f"{name}.{path}" in work.data_map.identifiers[identifier].remains:
-            return True
-        if all(held.of(work.references[request]) for request in requests):
-            return True
-        if any(means(rule, name) and requests <= work.owners(document, rule) for rule in retaining):
-            return True
-        return is_held(work, held, name, document)
+            return Verdict()
+        if free and is_held(work, held, name, document):
+            return Verdict(held=requests)
+        retained = (work.owners(document, rule) for rule in retaining if means(rule, name))
+        return Verdict(free.difference(*retained), requests - free)
 
-    return may
+    return look
 
 
 def is_held(work: Work, held: Holds, name: str, document: Mapping[str, Any]) -> bool:
@@ -177,10 +184,10 @@ def _left(work: Work, rule: Rule, there: Mapping[str, Collection], held: Holds) 
     retained: Counter[str] = Counter()
     held_requests: set[str] = set()
     counts: Counter[str] = Counter()
-    for name in (name for name in there if means(rule, name)):
-        for document in _selected(work, rule, name):
+    for name, one in there.items():
+        for document in _selected(work, rule, one) if means(rule, name) else ():
             owners = work.owners(document, rule)
-            free = frozenset(one for one in owners if not held.of(work.references[one]))
+            free = frozenset(owner for owner in owners if not held.of(work.references[owner]))
             if not free or is_held(work, held, name, document):
                 held_requests |= owners
                 counts["held"] += 1
@@ -196,11 +203,9 @@ def _left(work: Work, rule: Rule, there: Mapping[str, Collection], held: Holds) 
     )  # fmt: skip
 
 
-def _selected(work: Work, rule: Rule, name: str) -> Iterator[Document]:
-    for some in work.closures(PEOPLE):
-        query = filter_for(rule.select, some, work.data_map.identifiers)
-        if query is not None:
-            yield from work.db[name].find(query)
+def _selected(work: Work, rule: Rule, one: Collection) -> Iterator[Document]:
+    for query in queries(work, rule, one):
+        yield from work.db[one.name].find(query)
 
 
 def _is_settled(work: Work, rule: Rule, document: Document, owners: frozenset[str]) -> bool:

@@ -86,8 +86,8 @@ class ManifestModel(BaseModel):
     manifest_sha256: str = Field(pattern=_HEX)
 
 
-def write(place: Folder, snapshot: Snapshot) -> None:
-    """Write the manifest, which finishes the snapshot.
+def write(place: Folder, snapshot: Snapshot, *, overwrite: bool = False) -> None:
+    """Write the manifest, which finishes the snapshot; ``overwrite`` to point it to another file at one stroke.
 
     Raises:
         AlreadyWrittenError: another process finished a snapshot of that name.
@@ -98,7 +98,7 @@ def write(place: Folder, snapshot: Snapshot) -> None:
     content["indexes"] = [ejson.plain(index) for index in snapshot.indexes]
     content["projection"] = None if snapshot.projection is None else list(snapshot.projection)
     content["manifest_sha256"] = ejson.seal(content)
-    with writing(place / FILE) as sink:
+    with writing(place / FILE, overwrite=overwrite) as sink:
         sink.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
@@ -134,3 +134,14 @@ def read(place: Folder) -> Snapshot:
     values["options"] = ejson.rich(model.options)
     values["indexes"] = tuple(ejson.rich(index) for index in model.indexes)
     return Snapshot(**values)
+
+
+def describes(place: Folder) -> bool:
+    """Whether the manifest at that place is one of a snapshot, damaged or not."""
+    with reading(place / FILE) as source:
+        text = source.read(MAX_BYTES)
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT

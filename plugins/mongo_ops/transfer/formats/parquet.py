@@ -1,0 +1,174 @@
+"""``parquet``: typed columns for analysis (zstd inside). See ``flat`` for the columns.
+
+ObjectId and Decimal128 are text (Decimal128 has exponents and specials that no Arrow decimal holds), dates are milliseconds in UTC,
+arrays of one type are lists and others JSON text. The file's metadata names the BSON type of each column, so that reading needs no manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import bson
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from bson import Decimal128, Int64, ObjectId
+from bson.errors import BSONError
+
+from mongo_ops.mongo.documents import CODEC
+from mongo_ops.transfer.compression import MAX_RATIO, RATIO_FROM, CompressionError
+from mongo_ops.transfer.formats import flat
+from mongo_ops.transfer.formats.base import CHUNK_COUNT, Chunk, Chunks, Readable, Reject
+from mongo_ops.transfer.formats.bsonfile import broken
+from mongo_ops.transfer.formats.flat import OVERFLOW, Table
+from mongo_ops.transfer.model import Column
+
+if TYPE_CHECKING:
+    from mongo_ops.transfer.compression import Writer
+
+GROUP_ROWS = 20_000
+METADATA = b"mongo_ops.columns"
+IN_MEMORY = 16 * 1024 * 1024
+_ARROW: dict[str, Any] = {
+    "string": pa.string(), "objectId": pa.string(), "int": pa.int32(), "long": pa.int64(), "double": pa.float64(), "bool": pa.bool_(),
+    "date": pa.timestamp("ms", tz="UTC"), "decimal": pa.string(), "binary": pa.binary(), "json": pa.string(),
+    "strings": pa.list_(pa.string()), "ints": pa.list_(pa.int32()), "longs": pa.list_(pa.int64()), "doubles": pa.list_(pa.float64()),
+}  # fmt: skip
+_BACK: dict[str, Any] = {
+    "objectId": ObjectId,
+    "decimal": Decimal128,
+    "long": Int64,
+    "json": flat.parsed,
+    "longs": lambda value: list(map(Int64, value)),
+}
+
+
+class ParquetEncoder:
+    """Writes row groups of about 20,000 rows."""
+
+    def __init__(self, writer: Writer, columns: Sequence[Column]) -> None:
+        self._writer, self._table = writer, Table(columns)
+        self.misfits = 0
+        fields = [pa.field(column.path, _ARROW[column.type]) for column in columns]
+        told = json.dumps([column.as_value() for column in columns]).encode()
+        self._schema = pa.schema([*fields, pa.field(OVERFLOW, pa.string())], metadata={METADATA: told})
+        self._file = pq.ParquetWriter(_Out(writer), self._schema, compression="zstd", compression_level=1)
+        self._held: list[Any] = []
+        self._rows = 0
+
+    def write(self, stream: bytes) -> None:
+        """Write documents as rows."""
+        values, overflow = self._table.fill(bson.decode_all(stream, flat.READ))
+        self.misfits += sum(1 for rest in overflow if rest)
+        arrays = [
+            pa.array(column, type=field.type) for column, field in zip([*values, overflow], self._schema, strict=True)
+        ]
+        self._held.append(pa.record_batch(arrays, schema=self._schema))
+        self._rows += len(overflow)
+        if self._rows >= GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write the last group and the footer."""
+        self._flush()
+        self._file.close()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._file.write_table(pa.Table.from_batches(self._held), row_group_size=GROUP_ROWS)
+        self._held, self._rows = [], 0
+
+
+def chunks(reader: Readable, name: str, *, columns: Sequence[Column]) -> Chunks:
+    """Yield chunks of a parquet file; its end is read first, so it goes into a temporary file.
+
+    Columns of other writers keep the types that Arrow gives them; nested ones become embedded documents.
+
+    Raises:
+        BrokenFileError: it is no parquet file, or is damaged.
+    """
+    with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
+        size = 0
+        while data := reader.some():
+            size += spool.write(data)
+        spool.seek(0)
+        try:
+            file = pq.ParquetFile(spool)
+            _insist_on_size(file.metadata, size, name)
+            told = (file.schema_arrow.metadata or {}).get(METADATA)
+            kinds = {c["path"]: c["type"] for c in json.loads(told)} if told else {c.path: c.type for c in columns}
+            yield from _chunks(file, kinds)
+        except (pa.ArrowException, OSError, ValueError, KeyError):
+            raise broken(name, 1, 0, "is not readable: the file is no parquet, or is damaged") from None
+
+
+def _insist_on_size(metadata: Any, size: int, name: str) -> None:
+    """Refuse a file whose row groups say that they swell beyond reason."""
+    swollen = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if swollen > RATIO_FROM and swollen > MAX_RATIO * size:
+        raise CompressionError(f"{name} swells to more than {MAX_RATIO} times its size; it is not read any further.")
+
+
+def _chunks(file: Any, kinds: dict[str, str]) -> Chunks:
+    line = 0
+    for number, batch in enumerate(file.iter_batches(batch_size=CHUNK_COUNT)):
+        chunk = Chunk(number)
+        for row in batch.to_pylist():
+            line += 1
+            try:
+                chunk.add(_document(row, kinds), line, 0)
+            except (BSONError, ValueError, TypeError, OverflowError, ArithmeticError):
+                chunk.rejects.append(Reject(line, 0, "a value is not of its column's type"))
+        yield chunk
+
+
+def _document(row: dict[str, Any], kinds: dict[str, str]) -> bytes:
+    overflow = row.pop(OVERFLOW, None)
+    for path, kind in kinds.items():
+        value = row.get(path)
+        if value is not None and kind in _BACK:
+            row[path] = _BACK[kind](value)
+    if kinds:
+        return bson.encode(flat.document(row, overflow), codec_options=CODEC)
+    found = {name: value for name, value in row.items() if value is not None}
+    return bson.encode(found, codec_options=CODEC)
+
+
+class _Out:
+    """A writer as Arrow wants a file."""
+
+    closed = False
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer, self._at = writer, 0
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        self._writer.write(bytes(data))
+        self._at += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        """Return how much was written."""
+        return self._at
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def close(self) -> None:
+        """The encoder closes the writer."""
+
+    def readable(self) -> bool:
+        """It is not."""
+        return False
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is not."""
+        return False

@@ -1,0 +1,164 @@
+"""Runs that are killed, servers that go away, runs at the same time: it comes to the same as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from tests.mongo.erasure_people import (
+    ANN,
+    BOB,
+    JOANN,
+    KEYS,
+    Course,
+    database,
+    files,
+    images,
+    plant,
+    snapshot,
+    traced_places,
+)
+from tests.mongo.erasure_runner import Point, job_of, killed, process
+
+from mongo_ops import audit
+from mongo_ops.erasure import ledger, tombstones
+from mongo_ops.erasure.conclusion import certificates
+from mongo_ops.erasure.model import STAGES
+from mongo_ops.erasure.plan import PlanChangedError
+from mongo_ops.erasure.run import RunChangedError
+from mongo_ops.mongo.lease import LeaseHeldError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _open_transactions_end_soon(replica_set):
+    with replica_set.nodes[0].direct_client() as client:
+        client.admin.command({"setParameter": 1, "transactionLifetimeLimitSeconds": 1})
+        yield
+        client.admin.command({"setParameter": 1, "transactionLifetimeLimitSeconds": 5})
+
+
+@pytest.fixture
+def course(target):
+    at = Course(target).model()
+    plant(at.db)
+    return at
+
+
+# Kills ------------------------------------------------------------------------------------------------------------------------
+
+
+def outcome(course, request):
+    """What must be the same whether or not a run was killed."""
+    (made,) = certificates(course.db, request)
+    events = Counter(one["action"] for one in course.db[ledger.LEDGER].find())
+    return {
+        "documents": images(course.db),
+        "log": [
+            (one["_id"], one["entity_id"], one["actor_id"], one["details"])
+            for one in course.db.audit_log.find({"chain": None})
+        ],
+        "state": course.state(request),
+        "done": {one["rule"]: one["documents"] for one in made["rules"]},
+        "retained": {one["rule"]: one["documents"] for one in made["retained"]},
+        "stones": sorted(stones(course)),
+        "events": events,
+        "places": set(traced_places(course.target.client, ANN)),
+    }
+
+
+def stones(course):
+    lines = (
+        json.loads(line) for path in files(tombstones.at(course.folder)) for line in path.read_bytes().splitlines()
+    )
+    return [one["hash"] for one in lines if "hash" in one]
+
+
+def test_killed_at_every_boundary_it_comes_to_the_same(replica_set, tmp_path):
+    with database(replica_set, tmp_path / "undisturbed") as target:
+        course = Course(target).model()
+        plant(course.db)
+        request = course.receive()
+        plan = course.engine.plan(request)
+        assert course.whole(request).complete
+        undisturbed = outcome(course, request)
+    with database(replica_set, tmp_path / "killed") as target:
+        course = Course(target).model()
+        plant(course.db)
+        request = course.receive()
+        job = job_of(course, KEYS, request, tmp_path / "plan.json", replica_set.uri)
+
+        missed = [point for point in boundaries(plan) if not killed(job, point)]
+        assert missed == []
+        end = process(job)
+        end.join(60)
+
+        assert end.exitcode == 0
+        assert outcome(course, request) == undisturbed
+        assert audit.verify(course.db).ok
+        assert ledger.verify(course.db).ok
+
+
+def boundaries(plan):
+    """Every step of a course, and the first batch of every rule, killed before, in or after its transaction."""
+    whole, sweep = "erasure", "erasure.sweep"
+    yield from (Point("planned"), Point(whole, 1, "after"), Point(whole, 2, "in"), Point("begun"))
+    for number, rule in enumerate(rule for stage in STAGES for rule in plan.stage(stage)):
+        yield Point(f"{whole}.{rule}", 1, "in" if number == 3 else ("before", "after")[number % 2])
+    yield from (Point("executed"), Point(sweep, 1), Point(sweep, 5, "after"), Point("swept"))
+    yield from (
+        Point(whole, 1, "after"),
+        Point("verified"),
+        Point(whole, 2, "in"),
+        Point(whole, 2, "after"),
+        Point(whole, 1),
+    )
+
+
+# Two runs at once -------------------------------------------------------------------------------------------------------------
+
+
+def test_of_two_runs_on_one_request_the_second_is_refused(course):
+    request = course.receive()
+    one, other = course, replace(course, owner="cli 2")
+    plan, same = one.engine.plan(request), other.engine.plan(request)
+    assert plan.digest == same.digest
+    one.engine.hold()
+    one.engine.begin(plan)
+
+    with pytest.raises(LeaseHeldError):
+        other.engine.hold()
+    with pytest.raises(LeaseHeldError):
+        other.engine.begin(same)
+    one.execute(plan)
+    assert one.finish(plan).complete
+    one.engine.release()
+
+    before = snapshot(course.db)
+    for step in (other.engine.begin, other.engine.sweep, other.engine.verify):
+        with pytest.raises(RunChangedError, match="concluded"):
+            step(same)
+    assert snapshot(course.db) == before
+    assert len(certificates(course.db, request)) == 1
+
+
+def test_of_overlapping_batches_the_later_one_plans_again(course):
+    ann, bob, joann = (course.receive(who.user) for who in (ANN, BOB, JOANN))
+    first, second = course.batch(ann, bob), course.batch(bob, joann)
+    other = replace(course, owner="cli 2")
+    stale = other.engine.plan(second)
+
+    concluded = course.whole(first)
+    assert (concluded.states, concluded.reasons) == ({"completed_with_retention": 2}, ())
+    before = snapshot(course.db)
+    with pytest.raises(PlanChangedError):
+        other.engine.begin(stale)
+    assert snapshot(course.db) == before
+
+    assert other.whole(second).states == {"completed_with_retention": 2}
+    assert other.engine.plan(second, only=True).excluded == {
+        bob: "done already (completed_with_retention)",
+        joann: "done already (completed_with_retention)",
+    }
+    assert course.db.users.count_documents({}) == 0
