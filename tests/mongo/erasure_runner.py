@@ -9,13 +9,18 @@ import json
 import multiprocessing
 import os
 import signal
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.mongo.erasure_people import Course
+from tests.mongo.erasure_people import ANN, Course, files, images, traced_places
 from tests.people import keyring
 
+from mongo_ops.erasure import ledger, tombstones
+from mongo_ops.erasure.conclusion import certificates
+from mongo_ops.erasure.model import STAGES
 from mongo_ops.erasure.plan import as_value, of_value
 from mongo_ops.mongo.connection import ConnectionSpec, connect
 from mongo_ops.mongo.lease import Lease
@@ -133,3 +138,46 @@ def _arm(point: Point | None) -> Any:
 
     Lease.transaction = transaction  # type: ignore[method-assign]
     return step
+
+
+def boundaries(plan: Any) -> Iterator[Point]:
+    """Every step of a course, and the first batch of every rule, killed before, in or after its transaction."""
+    whole, sweep = "erasure", "erasure.sweep"
+    yield from (Point("planned"), Point(whole, 1, "after"), Point(whole, 2, "in"), Point("begun"))
+    for number, rule in enumerate(rule for stage in STAGES for rule in plan.stage(stage)):
+        yield Point(f"{whole}.{rule}", 1, "in" if number == 3 else ("before", "after")[number % 2])
+    yield from (Point("executed"), Point(sweep, 1), Point(sweep, 5, "after"), Point("swept"))
+    yield from (
+        Point(whole, 1, "after"),
+        Point("verified"),
+        Point(whole, 2, "in"),
+        Point(whole, 2, "after"),
+        Point(whole, 1),
+    )
+
+
+def outcome(course: Course, request: str) -> dict[str, Any]:
+    """What must be the same whether or not a run was killed."""
+    (made,) = certificates(course.db, request)
+    events = Counter(one["action"] for one in course.db[ledger.LEDGER].find())
+    return {
+        "documents": images(course.db),
+        "log": [
+            (one["_id"], one["entity_id"], one["actor_id"], one["details"])
+            for one in course.db.audit_log.find({"chain": None})
+        ],
+        "state": course.state(request),
+        "done": {one["rule"]: one["documents"] for one in made["rules"]},
+        "retained": {one["rule"]: one["documents"] for one in made["retained"]},
+        "stones": sorted(stones(course)),
+        "events": events,
+        "places": set(traced_places(course.target.client, ANN)),
+    }
+
+
+def stones(course: Course) -> list[str]:
+    """The digests of all tombstones."""
+    lines = (
+        json.loads(line) for path in files(tombstones.at(course.folder)) for line in path.read_bytes().splitlines()
+    )
+    return [one["hash"] for one in lines if "hash" in one]

@@ -15,16 +15,14 @@ from mongo_ops.cli.output import show
 from mongo_ops.erasure import coverage, report, requests
 from mongo_ops.erasure import plan as planner
 from mongo_ops.erasure.certificate import as_page
-from mongo_ops.erasure.conclusion import Concluded, certificates
-from mongo_ops.erasure.engine import Engine
+from mongo_ops.erasure.conclusion import certificates
 from mongo_ops.erasure.keys import PURPOSES, renewed, variable
 from mongo_ops.erasure.map_file import load_map
-from mongo_ops.erasure.model import OPEN, Plan, Stage
+from mongo_ops.erasure.model import OPEN
 from mongo_ops.erasure.requests import RequestMissingError
 from mongo_ops.errors import PlanError
 
 FAILED, SOMETHING_TO_DO = 1, 2
-STAGES: tuple[Stage, ...] = ("leaves", "parents", "root")
 
 
 def erase(arguments: argparse.Namespace) -> int:
@@ -127,25 +125,10 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.approved,
             f"erase plan --env {arguments.env} {arguments.request}",
         )
-        engine.hold()
-        try:
-            came_to = _carry_out(engine, plan)
-        finally:
-            engine.release()
+        came_to = engine.carry_through(plan)
     states = ", ".join(f"{number:,} {state}" for state, number in sorted(came_to.states.items()))
     show(arguments, dataclasses.asdict(came_to), "\n".join([states, *came_to.reasons]))
     return 0 if came_to.complete else FAILED
-
-
-def _carry_out(engine: Engine, plan: Plan) -> Concluded:
-    engine.begin(plan)
-    engine.erase_objects(plan)
-    for stage in STAGES:
-        for rule in plan.stage(stage):
-            engine.carry_out(plan, rule)
-    engine.sweep(plan)
-    engine.verify(plan)
-    return engine.conclude(plan)
 
 
 def _coverage(arguments: argparse.Namespace) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from mongo_ops.cli import people, support
 from mongo_ops.cli.output import show
-from mongo_ops.erasure import holds
+from mongo_ops.erasure import holds, notices, replay
 from mongo_ops.erasure.engine import Engine
 from mongo_ops.erasure.hold_scopes import DocumentScope, SubjectScope
+
+FAILED, SOMETHING_TO_DO = 1, 2
 
 
 def _holds(arguments: argparse.Namespace) -> int:
@@ -58,6 +61,29 @@ def _release(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _replay(arguments: argparse.Namespace) -> int:
+    with people.open_engine(arguments) as (engine, _):
+        seen = replay.replay(engine, only=arguments.dry_run)
+    show(arguments, seen.as_dict(), str(seen))
+    return 0 if seen.ok else SOMETHING_TO_DO if arguments.dry_run else FAILED
+
+
+def _notices(arguments: argparse.Namespace) -> int:
+    if arguments.told:
+        with people.open_engine(arguments) as (engine, occasion):
+            told = notices.mark_told(
+                engine.target.db, arguments.env, arguments.told, actor=occasion.actor, now=datetime.now(UTC)
+            )
+        show(arguments, {"told": told.id}, f"{told.id}: told.")
+        return 0
+    with support.open_target(arguments.env, read_only=True) as target:
+        waiting = list(notices.listing(target.db))
+    rows = [dataclasses.asdict(one) for one in waiting]
+    lines = [f"{one.id}  since {one.made_at:%Y-%m-%d}: {', '.join(one.categories)}" for one in waiting]
+    show(arguments, {"notices": rows}, "\n".join(lines) or "Everybody was told.")
+    return SOMETHING_TO_DO if rows else 0
+
+
 def _scope(engine: Engine, arguments: argparse.Namespace) -> SubjectScope | DocumentScope:
     if arguments.request:
         return holds.of_request(engine.target.db, arguments.request)
@@ -70,4 +96,10 @@ def _on(scope: SubjectScope | DocumentScope) -> str:
     return f"documents of {scope.collection}" if isinstance(scope, DocumentScope) else "a person"
 
 
-ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {"holds": _holds, "hold": _hold, "release": _release}
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "holds": _holds,
+    "hold": _hold,
+    "release": _release,
+    "replay": _replay,
+    "notices": _notices,
+}

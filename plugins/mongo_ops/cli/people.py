@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mongo_ops.cli import support
+from mongo_ops.erasure import tombstones
 from mongo_ops.erasure.engine import Engine
 from mongo_ops.erasure.identifiers import parse_subject
 from mongo_ops.erasure.keys import Keyring
 from mongo_ops.erasure.map_file import load_map
+from mongo_ops.erasure.replay import tombstone_filter
 from mongo_ops.errors import PlanError
 from mongo_ops.migrations.history import Occasion
 from mongo_ops.storage import open_folder
+
+if TYPE_CHECKING:
+    from mongo_ops.mongo.connection import Target
 
 
 class InputMissingError(PlanError):
@@ -29,11 +35,30 @@ def open_engine(arguments: argparse.Namespace, *, read_only: bool = False) -> It
     """Yield the engine on an environment, and on whose behalf it works."""
     occasion = support.occasion(reason=getattr(arguments, "reason", None))
     with support.open_target(arguments.env, read_only=read_only) as target:
-        folder = open_folder(target.environment.storage)
-        yield (
-            Engine(target, load_map(), keyring(), folder, support.holder(occasion), occasion.actor),
-            occasion,
+        at = target.environment
+        engine = Engine(
+            target=target,
+            data_map=load_map(),
+            keyring=keyring(),
+            folder=open_folder(at.storage, connection=at.storage_connection),
+            holder=support.holder(occasion),
+            actor=occasion.actor,
+            assets=open_folder(at.assets, connection=at.assets_connection) if at.assets else None,
         )
+        yield engine, occasion
+
+
+def refusal(target: Target, collection: str) -> Callable[[bytes], bool] | None:
+    """Return what says of a document's bytes that it was erased and must not come in again; None where nobody was ever erased.
+
+    Raises:
+        KeyMissingError: there are tombstones and no key to read them with.
+    """
+    at = target.environment
+    folder = open_folder(at.storage, connection=at.storage_connection)
+    if not tombstones.at(folder).exists():
+        return None
+    return partial(tombstone_filter(target, load_map(), keyring(), folder), collection)
 
 
 def keyring() -> Keyring:

@@ -92,7 +92,7 @@ def holder(of: Occasion) -> Holder:
 
 def losses(environment: Environment) -> Losses:
     """Return where destroyed data is kept."""
-    return Losses(open_folder(environment.storage))
+    return Losses(open_folder(environment.storage, connection=environment.storage_connection))
 
 
 def insist_on_approval(environment: Environment, plan: Plan, approved: str | None) -> None:

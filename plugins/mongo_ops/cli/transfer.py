@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mongo_ops.cli import support
 from mongo_ops.cli.output import show
+from mongo_ops.cli.people import refusal
 from mongo_ops.errors import PlanError
 from mongo_ops.mongo import batches
 from mongo_ops.mongo.connection import Target
@@ -89,7 +90,9 @@ def _import(arguments: argparse.Namespace, folder: Folder, pattern: str | None) 
         with _progress(arguments) as tell:
             _each(
                 arguments, len(plan.parts), _ImportPart(arguments.env, arguments.source, arguments.storage_connection, plan, run_id),
-                lambda number: engine.import_part(target, folder, plan, number, run_id=run_id, report=tell),
+                lambda number: engine.import_part(
+                    target, folder, plan, number, run_id=run_id, report=tell, refuse=refusal(target, plan.parts[number].collection)
+                ),
             )  # fmt: skip
         storage = open_folder(target.environment.storage, connection=target.environment.storage_connection)
         rejects = storage / "rejects" / f"{run_id}.jsonl"
@@ -187,7 +190,8 @@ class _ImportPart:
     def __call__(self, number: int) -> int:
         with support.open_target(self.env) as target:
             folder = open_folder(self.place, connection=self.connection)
-            return engine.import_part(target, folder, self.plan, number, run_id=self.run_id).rows
+            refuse = refusal(target, self.plan.parts[number].collection)
+            return engine.import_part(target, folder, self.plan, number, run_id=self.run_id, refuse=refuse).rows
 
 
 def _each(

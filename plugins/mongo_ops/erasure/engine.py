@@ -15,7 +15,7 @@ from mongo_ops.erasure import beginning, checkpoints, closure, conclusion, objec
 from mongo_ops.erasure import verify as verification
 from mongo_ops.erasure.conclusion import Concluded
 from mongo_ops.erasure.inspection import inspect
-from mongo_ops.erasure.model import Actor, DataMap, Plan, Tally
+from mongo_ops.erasure.model import STAGES, Actor, DataMap, Plan, Tally
 from mongo_ops.erasure.objects import Erased, Stores
 from mongo_ops.erasure.plan import insist_on_whole
 from mongo_ops.erasure.run import Handling
@@ -112,7 +112,7 @@ class Engine:
     def carry_out(self, plan: Plan, rule_id: str, sweep: int = 0) -> Tally:
         """Carry out one rule; a retry goes on where a killed try stopped."""
         rule, work = self.data_map.rule(rule_id), self.work(plan)
-        there = survey.collections(self.target.db, self.data_map)
+        there = survey.collections(self.target.db, [rule])
         with self.lease(rule_id) as lease:
             return Handling(work, lease, plan.digest, self._limits(), self.report, sweep).carry_out(rule, there)
 
@@ -127,7 +127,7 @@ class Engine:
     def sweep(self, plan: Plan) -> int:
         """Carry all rules out again, for what others wrote meanwhile; return how many documents that were."""
         work, late = self.work(plan), 0
-        there = survey.collections(self.target.db, self.data_map)
+        there = survey.collections(self.target.db, self.data_map.rules)
         with self.lease(SWEEP) as lease:
             for number in range(1, SWEEPS + 1):
                 handling = Handling(work, lease, plan.digest, self._limits(), self.report, number)
@@ -162,6 +162,20 @@ class Engine:
         work = self._opened(plan, members)
         with self.lease() as lease:
             return conclusion.conclude(work, plan, members, seen, self._traces(work), lease, self.folder, self.run_id)
+
+    def carry_through(self, plan: Plan) -> Concluded:
+        """Carry a plan through in one process, from its lease to its certificates."""
+        self.hold()
+        try:
+            self.begin(plan)
+            self.erase_objects(plan)
+            for rule in (rule for stage in STAGES for rule in plan.stage(stage)):
+                self.carry_out(plan, rule)
+            self.sweep(plan)
+            self.verify(plan)
+            return self.conclude(plan)
+        finally:
+            self.release()
 
     def _traces(self, work: Work) -> dict[str, int]:
         return closure.traces(self.target.db, [one.request_id for one in work.subjects])

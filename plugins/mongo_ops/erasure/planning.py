@@ -53,7 +53,7 @@ def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str, stor
     traces: Counter[str] = Counter()
     for seen in scan(work, where):
         traces.update(seen.by_request)
-    there = survey.collections(db, data_map)
+    there = survey.collections(db, data_map.rules)
     nobody = tuple(sorted(_nobody(work, resolved, traces, there)))
     excluded |= dict.fromkeys(nobody, NOBODY)
     work = Work(target, data_map, keyring, [one for one in resolved.subjects if one.request_id not in nobody], run)

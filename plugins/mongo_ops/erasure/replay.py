@@ -7,6 +7,7 @@ plans, erases, verifies and certifies. May be killed and called again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +20,8 @@ from pymongo.errors import DuplicateKeyError
 from mongo_ops import audit
 from mongo_ops.erasure import closure, deadlines, ledger, requests, resurrection, vault
 from mongo_ops.erasure.forms import key_of
-from mongo_ops.erasure.model import STAGES, DataMap, State, Subject
+from mongo_ops.erasure.model import STAGES, Change, DataMap, State, Subject, names_of
+from mongo_ops.erasure.plan import NobodyError
 from mongo_ops.erasure.register import REQUESTS
 from mongo_ops.erasure.requests import BATCH_LIMIT, OpenRequestExistsError
 from mongo_ops.erasure.transitions import audited
@@ -45,8 +47,10 @@ SOURCE = "replay"
 class Replayed:
     """What a replay found and did.
 
-    ``found`` came back; ``runs`` are the batches that erased it, ``states`` how many requests came to what; ``elsewhere`` are people
-    with another open request, which erases the same; ``left`` is what is there still.
+    ``found`` came back; ``runs`` are the batches that erased it, ``states`` what their requests came to, with ``reasons`` for those that
+    are not complete. ``elsewhere`` are people with another open request, which erases the same. ``unnamed`` are people who came back
+    without their account: names that stood there, and that no tombstone is made of, may be left in these documents. ``pending`` requests
+    wait (for a hold), ``left`` is what is there still.
     """
 
     found: Seen
@@ -54,24 +58,43 @@ class Replayed:
     states: Mapping[str, int] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     elsewhere: int = 0
+    unnamed: int = 0
+    pending: int = 0
     left: Seen | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether nothing of what was erased is there."""
-        return not (self.left or self.found).hits
+        """Whether nothing of what was erased is there, and nobody needs to look at anything."""
+        return not ((self.left or self.found).hits or self.elsewhere or self.unnamed or self.pending)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for machines; nothing in it names a person."""
-        left = self.left or self.found
         return {
+            "ok": self.ok,
             "found": _spots(self.found),
             "people": len(self.found.values),
             "runs": list(self.runs),
             "states": dict(self.states),
+            "reasons": list(self.reasons),
             "elsewhere": self.elsewhere,
-            "left": _spots(left),
+            "unnamed": self.unnamed,
+            "pending": self.pending,
+            "left": _spots(self.left or self.found),
         }
+
+    def __str__(self) -> str:
+        parts = [str(self.found)]
+        parts += [f"{number:,} {state}" for state, number in sorted(self.states.items())]
+        parts += [f"{self.elsewhere:,} people have another open request; run that."] if self.elsewhere else []
+        parts += [f"{self.pending:,} requests wait."] if self.pending else []
+        parts += [_UNNAMED.format(self.unnamed)] if self.unnamed else []
+        return "\n".join([*parts, *self.reasons])
+
+
+_UNNAMED = (
+    "{:,} people came back without their account, so their names are not known any more and may be left in these documents. Restore the "
+    "account's collection from the same backup too and run the replay again, or look at these documents by hand."
+)
 
 
 def replay(engine: Engine, *, only: bool = False) -> Replayed:
@@ -94,23 +117,48 @@ def replay(engine: Engine, *, only: bool = False) -> Replayed:
     ids = sorted({*opened, *_begun(engine)})
     runs: list[str] = []
     reasons: list[str] = []
-    states: dict[str, int] = {}
     for start in range(0, len(ids), BATCH_LIMIT):
         some = ids[start : start + BATCH_LIMIT]
-        run = requests.make_batch(target.db, target.environment.name, actor=engine.actor, now=now, requests=some)
-        concluded = carry_through(engine, run)
-        runs.append(run)
-        states = {name: states.get(name, 0) + concluded.states.get(name, 0) for name in {*states, *concluded.states}}
-        reasons += concluded.reasons
+        runs.append(requests.make_batch(target.db, target.environment.name, actor=engine.actor, now=now, requests=some))
+        try:
+            reasons += carry_through(engine, runs[-1]).reasons
+        except NobodyError as error:  # all of them are held
+            reasons.append(str(error))
     left = resurrection.scan(target.db, engine.data_map, engine.keyring, engine.folder) if ids else found
-    return Replayed(found, tuple(runs), states, tuple(reasons), len(found.values) - len(opened), left)
+    return Replayed(
+        found,
+        tuple(runs),
+        dict(Counter(str(one.state) for one in requests.load_all(target.db, ids))),
+        tuple(reasons),
+        elsewhere=len(people) - len(opened),
+        unnamed=_unnamed(engine.data_map, found),
+        pending=sum(1 for _ in _begun(engine)),
+        left=left,
+    )
+
+
+def _unnamed(data_map: DataMap, found: Seen) -> int:
+    """Count the people whose account did not come back while documents did in which rules look for names of it."""
+    home = data_map.identifiers[data_map.subject].collection
+    loose = {one.name for one in data_map.identifiers.values() if not one.trace and one.collection == home}
+    named = {
+        rule.collection
+        for rule in data_map.rules
+        if loose & {name for change in rule.changes for name in _asked(change)}
+    }
+    return sum(1 for places in found.where.values() if home not in places and places & named)
+
+
+def _asked(change: Change) -> tuple[str, ...]:
+    return (*names_of(change.where), *((change.of,) if change.of and change.op == "redact" else ()))
 
 
 def carry_through(engine: Engine, run: str) -> Concluded:
     """Take a request or a batch through the whole course. The approvals are those under which it was erased before."""
-    plan = engine.plan(run)
     engine.hold()
     try:
+        _give_up_killed(engine, run)
+        plan = engine.plan(run)
         engine.begin(plan)
         engine.erase_objects(plan)
         for rule in (one for stage in STAGES for one in plan.stage(stage)):
@@ -120,6 +168,15 @@ def carry_through(engine: Engine, run: str) -> Concluded:
         return engine.conclude(plan)
     finally:
         engine.release()
+
+
+def _give_up_killed(engine: Engine, run: str) -> None:
+    """Say of requests that a killed run was erasing that it failed, so that they can be planned again. Nobody else runs: we hold the lease."""
+    db = engine.target.db
+    members = requests.members(db, run)
+    killed = [one.id for one in requests.load_all(db, members) if one.state in (State.EXECUTING, State.VERIFYING)]
+    if killed:
+        transact(db, lambda session: requests.transition_all(db, session, killed, State.FAILED, source=SOURCE))
 
 
 def tombstone_filter(

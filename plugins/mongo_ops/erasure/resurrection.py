@@ -57,12 +57,13 @@ class Returned:
 class Seen:
     """What a walk found: hits by (collection, path, identifier), the values by request, and how many documents were looked at.
 
-    ``values``: (request id, reference) -> identifier -> values. ``open`` are requests with tombstones that are not finished.
+    ``values``: (request id, reference) -> identifier -> values; ``where``: the same -> collections.
     """
 
     documents: int = 0
     hits: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     values: dict[tuple[str, str], dict[str, dict[Key, Any]]] = field(default_factory=dict)
+    where: dict[tuple[str, str], set[str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if not self.hits:
@@ -208,7 +209,9 @@ def _walk(db: Database[Document], asked: Recogniser, name: str, shown: Mapping[s
         met: set[tuple[str, str, str]] = set()
         for one in asked.returned(name, document):
             met.add((name, one.spot, one.identifier))
-            values = seen.values.setdefault((one.request_id, one.reference), {}).setdefault(one.identifier, {})
+            person = (one.request_id, one.reference)
+            seen.where.setdefault(person, set()).add(name)
+            values = seen.values.setdefault(person, {}).setdefault(one.identifier, {})
             key = key_of(one.value)
             if key is not None:
                 values.setdefault(key, one.value)

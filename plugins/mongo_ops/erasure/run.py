@@ -23,7 +23,7 @@ from pymongo import UpdateOne
 from mongo_ops.erasure import holds
 from mongo_ops.erasure.model import Rule, Tally
 from mongo_ops.erasure.selectors import conditions, filter_for, indexed, is_anywhere
-from mongo_ops.erasure.survey import Collection, anywhere_names, means, queries, shown
+from mongo_ops.erasure.survey import Collection, anywhere_names, largest_batch, means, queries, shown
 from mongo_ops.erasure.work import Work, merged
 from mongo_ops.errors import PlanError
 from mongo_ops.mongo.batches import CHECKPOINTS, Batches, Counts, Progress, Reporter, Step, log_progress
@@ -117,7 +117,8 @@ class Passage:
         A killed try begins again with the same few people, and finds what it had not done yet.
         """
         at, people = self.handling, self.work.subjects
-        probe, size = LagProbe(self.work.db.client), min(FIRST_SIZE, self.collection.batch)
+        probe, largest = LagProbe(self.work.db.client), largest_batch(self.work.db, self.collection.name)
+        size = min(FIRST_SIZE, largest)
         found = self.work.db[CHECKPOINTS].find_one({"_id": self.step_id})
         done = int(found["people"]) if found else 0
         while done < len(people):
@@ -130,7 +131,7 @@ class Passage:
                 started = time.monotonic()
                 at.lease.transaction(lambda session: self._treat(session, {"$and": [{"_id": {"$in": some}}, query]}))  # noqa: B023
                 seconds = time.monotonic() - started
-                size = next_size(size, seconds, at.limits.batch_seconds, largest=self.collection.batch)
+                size = next_size(size, seconds, at.limits.batch_seconds, largest=largest)
             done = min(len(people), done + PEOPLE_BY_INDEX)
             self._save(done)
             self._tell(done)

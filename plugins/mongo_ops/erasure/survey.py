@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
 
-from mongo_ops.erasure.model import DataMap, Finding, Rule, RuleCount
+from mongo_ops.erasure.model import Finding, Rule, RuleCount
 from mongo_ops.erasure.paths import plain
 from mongo_ops.erasure.selectors import branches, conditions, filter_for, indexed, is_anywhere
 
@@ -48,15 +48,14 @@ class Collection:
     unique: tuple[Unique, ...]
     validator: Mapping[str, Any]
     pre_images: bool
-    batch: int = LARGEST_BATCH
 
 
-def collections(db: Database[Document], data_map: DataMap) -> dict[str, Collection]:
-    """Return the collections that rules mean and that are there, by name."""
+def collections(db: Database[Document], rules: Sequence[Rule]) -> dict[str, Collection]:
+    """Return the collections that these rules mean and that are there, by name."""
     found: dict[str, Collection] = {}
     for info in db.list_collections():
         name = info["name"]
-        if any(means(rule, name) for rule in data_map.rules):
+        if any(means(rule, name) for rule in rules):
             found[name] = _look(db, info)
     return found
 
@@ -78,7 +77,6 @@ def _look(db: Database[Document], info: Mapping[str, Any]) -> Collection:
         name=name,
         kind=kind,
         documents=db[name].estimated_document_count() if kind != "view" else 0,
-        batch=_batch(db, name) if kind == "collection" else LARGEST_BATCH,
         keys=tuple(
             tuple(spec["key"]) for spec in whole if all(isinstance(way, int | float) for way in spec["key"].values())
         ),
@@ -92,7 +90,7 @@ def _look(db: Database[Document], info: Mapping[str, Any]) -> Collection:
     )
 
 
-def _batch(db: Database[Document], name: str) -> int:
+def largest_batch(db: Database[Document], name: str) -> int:
     """Return how many documents of average size one transaction may change."""
     try:
         found = list(

@@ -114,7 +114,7 @@ def verify(work: Work, before: Mapping[str, int], report: Callable[[str], None] 
         report: gets a sentence from time to time.
     """
     held = holds.active(work.db)
-    there = collections(work.db, work.data_map)
+    there = collections(work.db, work.data_map.rules)
     left = tuple(_left(work, rule, there, held) for rule in work.data_map.rules if not is_anywhere(rule.select))
     where, blind = places(work.db.client, work.db.name)
     offenders: Counter[str] = Counter()

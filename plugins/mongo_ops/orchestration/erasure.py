@@ -22,7 +22,7 @@ from mongo_ops.orchestration.operators import (
     reporter_of,
     skip_when_only_planned,
 )
-from mongo_ops.orchestration.targets import open_storage, open_target
+from mongo_ops.orchestration.targets import open_assets, open_storage, open_target
 from mongo_ops.settings import load_environment
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def open_engine(context: Context) -> Iterator[Engine]:
             holder=holder_of(context),
             actor=occasion_of(context).actor,
             report=reporter_of(context),
+            assets=open_assets(target.environment),
         )
 
 

@@ -83,6 +83,11 @@ def open_storage(environment: Environment) -> Folder:
     return open_folder(environment.storage, environment.storage_connection)
 
 
+def open_assets(environment: Environment) -> Folder | None:
+    """Return the folder of the product's own objects; None where none is named."""
+    return open_folder(environment.assets, environment.assets_connection) if environment.assets else None
+
+
 def open_losses(environment: Environment) -> Losses:
     """Return where destroyed data is kept: in the environment's storage."""
     from mongo_ops.migrations.losses import Losses  # noqa: PLC0415
