@@ -73,9 +73,8 @@ def test_no_rule_can_be_dropped_from_the_map_unnoticed(crowd, rule):
     entangled(crowd.db, ann, bob, third)
     mutant = crowd.without(rule)
 
-    faults = graph.faults(mutant.data_map)
-    assert bool(faults) is (rule == "users.account"), faults
-    if faults:  # it would not even be read
+    if rule == "ops_before_*.works":  # by a key that is not traced, because it stays in other people's lists
+        assert [fault.partition(":")[0] for fault in graph.faults(mutant.data_map)] == ["ops_before_*"]
         return
     request = mutant.receive(ann.user)
     plan = begun(mutant, request)

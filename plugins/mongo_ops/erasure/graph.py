@@ -18,6 +18,7 @@ from mongo_ops.erasure.selectors import ANYWHERE, branches, identifier_of
 from mongo_ops.errors import PlanError
 
 NEED_GROUND = frozenset({"retain", "pseudonymize"})
+COPIES = "ops_before_"
 NEED_CHANGES = frozenset({"anonymize", "pseudonymize", "pull"})
 
 
@@ -56,6 +57,7 @@ def faults(data_map: DataMap) -> list[str]:
     found += [fault for rule in data_map.rules for fault in _of_rule(data_map, rule)]
     found += _of_ids(data_map)
     found += _of_stages(data_map)
+    found += _of_copies(data_map)
     found += [
         f"waiver {one.path}: `until` must be a day like 2027-01-31"
         for one in data_map.waivers
@@ -258,6 +260,17 @@ def _of_stages(data_map: DataMap) -> Iterator[str]:
             used = sorted(read & set(_names(rule)))
             if used and STAGES.index(rule.stage) > STAGES.index(source.stage):
                 yield f"rule {source.id}: deletes where ${used[0]} is read from, before rule {rule.id} has used it; give it stage {rule.stage}"
+
+
+def _of_copies(data_map: DataMap) -> Iterator[str]:
+    """Migrations keep copies under the documents' own keys. Where such a key is not traced, only a rule finds the copy."""
+    for entry in data_map.collections.values():
+        if not fnmatchcase(f"{COPIES}1", entry.name):
+            continue
+        asked = {name for rule in entry.rules for name in names_of(rule.select)}
+        for one in data_map.identifiers.values():
+            if one.path == "_id" and not one.trace and one.name not in asked:
+                yield f"{entry.name}: a copy of a document of {one.collection} stands under its _id, and ${one.name} is not traced; add a rule that selects by it"
 
 
 def _names(rule: Rule) -> tuple[str, ...]:

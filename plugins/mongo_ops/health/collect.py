@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.connection import Target
     from mongo_ops.mongo.documents import Document
 
-PART_SECONDS, LOST_SECONDS = 30.0, 1.0
+PART_SECONDS, LOST_SECONDS = 30.0, 0.5
 SERVER = ("version", "uptime", "localTime", "connections", "extra_info", "security", "transportSecurity", "process")
 PARAMETERS = (
     "ttlMonitorEnabled",

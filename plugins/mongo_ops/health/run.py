@@ -35,7 +35,7 @@ def chosen(groups: Iterable[str] | None = None) -> tuple[Check, ...]:
 
 
 def carry_out(sight: Sight, checks: Sequence[Check], thresholds: Thresholds) -> tuple[Result, ...]:
-    """Return what each check comes to. After the server went away, the others wait no longer than a second for it."""
+    """Return what each check comes to. After the server went away, the others do not wait for it."""
     results: list[Result] = []
     lost = False
     for check in checks:

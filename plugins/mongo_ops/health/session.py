@@ -23,7 +23,7 @@ from mongo_ops.health.verdict import judge
 if TYPE_CHECKING:
     from mongo_ops.mongo.connection import ConnectionSpec, Target
 
-HISTORY_SECONDS = 20.0
+HISTORY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
