@@ -53,6 +53,10 @@ def test_a_paused_secondary_is_away_and_is_no_lag_then_comes_back(tmp_path):
     away = ("replication_state", paused.address)
     assert told(first)[away] == ("WARN", "NEW")
     assert [one.status for one in first.results if one.check == "replication_lag"] == [Status.OK]
+    unused = [one for one in first.results if one.check == "unused_indexes"]
+    assert [(one.status, one.reason) for one in unused] == [
+        (Status.UNKNOWN, f"{paused.address} is away and cannot be asked.")
+    ]
     assert told(second) == {away: ("WARN", "SAME")}
     assert told(last) == {away: ("OK", "FIXED")}
 

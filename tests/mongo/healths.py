@@ -26,9 +26,11 @@ def thresholds(**limits):
 
 
 @contextmanager
-def looking(replica_set, target, found=None, **outsides):
+def looking(replica_set, target, found=None, options=None, **outsides):
     """Yield a session through a client that cannot write."""
-    spec = ConnectionSpec("mongo_development", replica_set.uri, replica_set.nodes[0].address, target.database)
+    spec = ConnectionSpec(
+        "mongo_development", replica_set.uri, replica_set.nodes[0].address, target.database, options or {}
+    )
     guard = HealthGuard()
     with connect(spec, target.environment, listeners=(guard,)) as reading:
         yield Session(reading, spec, guard, found or thresholds(), replace(outside(reading), **outsides))

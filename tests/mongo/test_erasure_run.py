@@ -33,6 +33,7 @@ from mongo_ops.erasure.identifiers import InvalidIdentifierError, parse_subject
 from mongo_ops.erasure.plan import NobodyError, PlanChangedError
 from mongo_ops.erasure.run import RunChangedError
 from mongo_ops.erasure.vault import VaultError
+from mongo_ops.mongo.batches import covered
 from mongo_ops.mongo.documents import CODEC
 
 
@@ -386,3 +387,42 @@ def test_a_second_run_changes_nothing_more(course):
     assert snapshot(course.db) == before
     assert course.state(again) == "not_found"
     assert course.state(request) == "completed_with_retention"
+
+
+# Checkpoints of other walks ---------------------------------------------------------------------------------------------------
+
+FIRST, ANNS, BOBS, LAST = oid(1), ANN.user, BOB.user, oid(0xFFFF)
+
+
+@pytest.mark.parametrize(
+    ("finished", "start", "upper", "inclusive", "covered_after", "left_after"),
+    [
+        (True, ANNS, ANNS, True, [FIRST], []),  # a walk that ended with Ann covers those before her
+        (True, FIRST, ANNS, True, [FIRST], []),
+        (True, FIRST, ANNS, False, [FIRST], []),
+        (True, FIRST, LAST, True, [FIRST, BOBS, LAST], []),
+        (False, ANNS, LAST, True, [FIRST], [BOBS, LAST]),  # half done, Ann is next: Bob is next now
+        (False, ANNS, ANNS, True, [FIRST], []),
+        (False, FIRST, ANNS, True, [], [FIRST]),
+        (False, FIRST, ANNS, False, [], [FIRST]),
+    ],
+)
+def test_a_walk_that_stopped_at_the_persons_key_goes_on_beside_it(
+    target, finished, start, upper, inclusive, covered_after, left_after
+):
+    course = Course(target)
+    account = {"email": "", "display_name": "x"}
+    course.db.users.insert_many(
+        [{**account, "_id": key, "email": f"{n}@example.org"} for n, key in enumerate((FIRST, ANNS, BOBS, LAST))]
+    )
+    point = {"_id": "009_x", "collection": "users", "next": start, "upper": upper, "upper_inclusive": inclusive}
+    course.db["ops_checkpoints"].insert_one({**point, "finished": finished})
+
+    course.whole(course.receive())
+
+    point = course.db["ops_checkpoints"].find_one({"_id": "009_x"})
+    keys = sorted(course.db.users.distinct("_id"))
+    end = covered(course.db, "009_x")
+    assert ANNS not in point.values()
+    assert [key for key in keys if end and (key < end.key or (end.inclusive and key == end.key))] == covered_after
+    assert [key for key in keys if not point["finished"] and point["next"] <= key <= point["upper"]] == left_after

@@ -93,7 +93,6 @@ class Faults:
             "title": "Barco Negro",
             "artist_id": ObjectId(),
             "duration_ms": 1,
-            "status": "active",
             "created_at": NOW,
         }
         db.tracks.insert_one({"_id": TRACK, **whole}, **past)

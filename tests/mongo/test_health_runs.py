@@ -91,7 +91,7 @@ def test_a_server_that_dies_in_the_middle_leaves_unknowns_and_a_report(tmp_path,
             own.nodes[0].kill()
             return []
 
-        with connect(spec, environment) as target, looking(own, target, quick, drift=kill) as session:
+        with connect(spec, environment) as target, looking(own, target, quick, options, drift=kill) as session:
             run = look(session, target, "dying")
 
     results = {one.check: one for one in run.results}

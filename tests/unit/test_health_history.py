@@ -42,7 +42,8 @@ def test_what_is_gone_is_fixed_but_not_when_nobody_could_look():
 
     assert judged(result(Status.OK), earlier) == {"used": ("FIXED", None)}
     assert judged(result(UNKNOWN, reason="It could not look."), earlier) == {UNABLE: ("NEW", None)}
-    assert judged(result(Status.SKIPPED), earlier) == {}
+    assert judged(result(Status.SKIPPED, off=True), earlier) == {}
+    assert judged(result(Status.SKIPPED), earlier) == {"used": ("FIXED", None)}
     assert judged(result(UNKNOWN), Earlier({}, UNKNOWN)) == {UNABLE: ("SAME", None)}
     after = Earlier({"used": (CRIT, BEFORE)}, UNKNOWN)
     assert judged(result(CRIT, ("used", CRIT)), after) == {"used": ("SAME", None), UNABLE: ("FIXED", None)}

@@ -7,34 +7,25 @@ not give away others (Art. 15(4)). Streams: memory does not grow with what the p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import bson
-from bson.raw_bson import RawBSONDocument
-
 from mongo_ops import audit
 from mongo_ops.erasure import closure, consent, references, survey
-from mongo_ops.erasure.forms import key_of
 from mongo_ops.erasure.json_writer import Sink, Writer
-from mongo_ops.erasure.model import CollectionEntry, DataMap, Rule, Subject
-from mongo_ops.erasure.paths import ELEMENTS, steps
+from mongo_ops.erasure.model import CollectionEntry, DataMap, Subject
 from mongo_ops.erasure.plan import NobodyError
-from mongo_ops.erasure.selectors import ANYWHERE, branches, conditions, filter_for, identifier_of, is_anywhere, owners
-from mongo_ops.erasure.survey import anywhere_names, means
+from mongo_ops.erasure.portions import Part
 from mongo_ops.erasure.work import Work
-from mongo_ops.mongo.documents import CODEC, Document
 
 if TYPE_CHECKING:
     from mongo_ops.erasure.keys import Keyring
     from mongo_ops.erasure.model import Actor
     from mongo_ops.mongo.connection import Target
 
-OTHER = "(somebody else)"
 FORMAT, VERSION = "mongo-ops subject export", 1
-RAW = CODEC.with_options(document_class=RawBSONDocument)
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ def export(
     work = _work(target, data_map, keyring, value)
     moment = now or datetime.now(UTC)
     writer = Writer(sink)
-    parts = {rule.id: _Part(work, rule) for rule in data_map.rules if rule.exported}
+    parts = {rule.id: Part(work, rule) for rule in data_map.rules if rule.exported}
     if not _leads_anywhere(parts.values()):
         raise NobodyError(
             "The identifier matches nobody here: no rule of the data map selects anything. Mind its type."
@@ -114,127 +105,17 @@ def _work(target: Target, data_map: DataMap, keyring: Keyring, value: Any) -> Wo
     return Work(target, data_map, keyring, resolved.subjects, "export")
 
 
-# Rules --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one rule of the map contributes."""
-
-    work: Work
-    rule: Rule
-
-    def is_own(self, document: Document) -> bool:
-        """Whether a document is the person's own: it goes with them, or their identifier stands in it once, not in a list of several."""
-        if self.rule.action == "delete":
-            return True
-        return any(
-            owners(document, branch, self.work.index) for branch in branches(self.rule.select) if _is_single(branch)
-        )
-
-    def documents(self) -> Iterator[tuple[str, Document]]:
-        """Yield the documents that the rule selects for the person, with their collection."""
-        for info in sorted(self.work.db.list_collections(), key=lambda one: str(one["name"])):
-            name = str(info["name"])
-            if means(self.rule, name) and info["type"] != "view":
-                for document in self._of(name):
-                    yield name, document
-
-    def _of(self, name: str) -> Iterator[Document]:
-        rule, work = self.rule, self.work
-        if is_anywhere(rule.select):
-            names = anywhere_names(rule)
-            raws = work.db.get_collection(name, codec_options=RAW).find(conditions(rule.select))
-            for raw in raws:
-                if any(one.identifier in names for one in work.haystack.owners_in(bytes(raw.raw))):
-                    yield bson.decode(raw.raw, CODEC)
-            return
-        query = filter_for(rule.select, work.subjects[0].closure, work.data_map.identifiers)
-        for document in work.db[name].find(query) if query is not None else ():
-            if work.owners(document, rule):
-                yield document
-
-    def shows(self, name: str, document: Document) -> bool:
-        """Say whether the rule writes this document whole."""
-        if is_anywhere(self.rule.select) or not means(self.rule, name):
-            return False
-        return bool(self.work.owners(document, self.rule)) and self.is_own(document)
-
-    def shown(self, name: str, document: Document) -> Any:
-        """Return what the person gets to see of a document."""
-        if self.is_own(document):
-            return _without_others(self.work, name, document)
-        parts = differences(document, _changed(self.work, document, self.rule))
-        return {"_id": document.get("_id"), **parts} if isinstance(parts, Mapping) else {"_id": document.get("_id")}
-
-
-def _is_single(branch: Mapping[str, Any]) -> bool:
-    asked = [
-        path for path, condition in branch.items() if path != ANYWHERE and identifier_of(path, condition) is not None
-    ]
-    return bool(asked) and ANYWHERE not in branch and not any(ELEMENTS in path for path in asked)
-
-
-def _without_others(work: Work, name: str, document: Document) -> Document:
-    """Return a document of the person's with the identifiers of others in its lists replaced."""
-    subject = work.data_map.subject
-    for rule in (one for one in work.data_map.rules if means(one, name)):
-        for path in (
-            path for branch in branches(rule.select) for path, asked in branch.items() if asked == f"${subject}"
-        ):
-            if ELEMENTS in path:
-                document = _masked(document, steps(path), lambda value: (subject, key_of(value)) in work.index)
-    return document
-
-
-def _masked(value: Any, rest: tuple[str, ...], is_theirs: Callable[[Any], bool]) -> Any:
-    if not rest:
-        return value if value is None or is_theirs(value) else OTHER
-    if isinstance(value, list):
-        return [_masked(one, rest[1:] if rest[0] == ELEMENTS else rest, is_theirs) for one in value]
-    if isinstance(value, Mapping) and rest[0] in value:
-        return {**value, rest[0]: _masked(value[rest[0]], rest[1:], is_theirs)}
-    return value
-
-
-def _changed(work: Work, document: Document, rule: Rule) -> Document:
-    update = work.update(document, rule, frozenset({work.subjects[0].request_id})) or {}
-    gone = update.get("$unset", {})
-    return {name: value for name, value in (document | update.get("$set", {})).items() if name not in gone}
-
-
-def differences(before: Any, after: Any) -> Any:
-    """Return the parts of a value that an erasure would take or change: the person's, and nobody else's. None when there are none."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        found = {key: value if key not in after else differences(value, after[key]) for key, value in before.items()}
-        return {key: value for key, value in found.items() if key not in after or value is not None} or None
-    if isinstance(before, list) and isinstance(after, list):
-        if len(before) == len(after):
-            parts = [differences(one, other) for one, other in zip(before, after, strict=True)]
-            return [one for one in parts if one is not None] or None
-        left = list(after)
-        return [one for one in before if not _taken(left, one)] or None
-    return None if before is after or (type(before) is type(after) and before == after) else before
-
-
-def _taken(left: list[Any], one: Any) -> bool:
-    if one not in left:
-        return False
-    left.remove(one)
-    return True
-
-
 def _leads_anywhere(parts: Any) -> bool:
     return any(next(part.documents(), None) is not None for part in parts)
 
 
 def _withheld(work: Work) -> dict[str, int]:
-    there = survey.collections(work.db, work.data_map)
+    there = survey.collections(work.db, work.data_map.rules)
     counts = {rule.id: survey.count(work, rule, there).documents for rule in work.data_map.rules if not rule.exported}
     return {name: number for name, number in counts.items() if number}
 
 
-def _write_rule(writer: Writer, data_map: DataMap, part: _Part, parts: Sequence[_Part]) -> int:
+def _write_rule(writer: Writer, data_map: DataMap, part: Part, parts: Sequence[Part]) -> int:
     """Write what a rule selects, but for documents that an earlier rule has written whole."""
     earlier = parts[: parts.index(part)]
     documents = (
@@ -258,7 +139,7 @@ def _write_rule(writer: Writer, data_map: DataMap, part: _Part, parts: Sequence[
     return number
 
 
-def _about(data_map: DataMap, part: _Part) -> dict[str, Any]:
+def _about(data_map: DataMap, part: Part) -> dict[str, Any]:
     """Say of a rule's documents what Art. 15(1) asks for: purpose, ground, categories, recipients, how long."""
     entry = next(one for one in data_map.collections.values() if part.rule in one.rules)
     return {

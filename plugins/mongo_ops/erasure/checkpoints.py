@@ -37,9 +37,9 @@ def _drop_own(work: Work, session: ClientSession) -> None:
 
 
 def _concerned(work: Work) -> Iterator[Document]:
-    fields = {"collection": 1, "next": 1, "upper": 1, "upper_inclusive": 1}
-    for point in work.db[CHECKPOINTS].find({"upper": {"$exists": True}}, fields):
-        if any(_is_theirs(work, point.get(name)) for name in ("next", "upper")):
+    fields = {"collection": 1, "next": 1, "upper": 1, "upper_inclusive": 1, "finished": 1}
+    for point in work.db[CHECKPOINTS].find({"next": {"$exists": True}, "upper": {"$exists": True}}, fields):
+        if any(_is_theirs(work, point[name]) for name in ("next", "upper")):
             yield point
 
 
@@ -50,16 +50,39 @@ def _is_theirs(work: Work, value: Any) -> bool:
 
 def _move(work: Work, session: ClientSession, point: Document) -> None:
     collection = work.db[point["collection"]]
-    change: Document = {}
-    if _is_theirs(work, point["next"]) and collection.find_one({"_id": point["next"]}, {"_id": 1}) is None:
-        change["next"] = _neighbour(collection, point["next"], 1)
-    if _is_theirs(work, point["upper"]) and collection.find_one({"_id": point["upper"]}, {"_id": 1}) is None:
-        change["upper"] = _neighbour(collection, point["upper"], -1)
-    gone = {name: "" for name, value in change.items() if value is None}  # nothing is left on that side
-    there = {name: value["_id"] for name, value in change.items() if value is not None}
-    update = ({"$set": there} if there else {}) | ({"$unset": gone} if gone else {})
-    if update:
-        work.db[CHECKPOINTS].update_one({"_id": point["_id"]}, update, session=session)
+    gone = {
+        name
+        for name in ("next", "upper")
+        if _is_theirs(work, point[name]) and collection.find_one({"_id": point[name]}, {"_id": 1}) is None
+    }
+    if gone:
+        change = _moved(collection, point, gone)
+        work.db[CHECKPOINTS].update_one({"_id": point["_id"]}, change, session=session)
+
+
+def _moved(collection: Any, point: Document, gone: set[str]) -> Document:
+    """Return the update that makes a checkpoint mean the same without the keys that are gone."""
+    upper = {"_id": point["upper"]}
+    bound: Document = {}
+    if "upper" in gone:  # up to a document that is not there: up to the one before, and with it
+        upper = _neighbour(collection, point["upper"], -1)
+        bound = {"upper_inclusive": True}
+    if upper is None:  # the walk covered nothing that is left
+        return {"$set": {"finished": True}, "$unset": {"next": "", "upper": ""}}
+    bound["upper"] = upper["_id"]
+    after = _neighbour(collection, point["next"], 1) if "next" in gone else {"_id": point["next"]}
+    left = point["finished"] or "upper" not in gone or _between(collection, point["next"], point["upper"])
+    if after is None or not left:
+        return {"$set": {**bound, "next": upper["_id"], "finished": True}}
+    return {"$set": {**bound, "next": after["_id"]}}
+
+
+def _between(collection: Any, start: Any, end: Any) -> bool:
+    """Say whether there is a document from ``start`` to before ``end``."""
+    if start == end:  # which the server refuses as bounds
+        return False
+    cursor = collection.find({}, {"_id": 1}).hint(BY_ID).min([("_id", start)]).max([("_id", end)])
+    return next(iter(cursor.limit(1)), None) is not None
 
 
 def _neighbour(collection: Any, key: Any, way: int) -> Document | None:

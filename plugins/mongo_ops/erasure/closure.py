@@ -21,7 +21,7 @@ from pymongo import UpdateOne
 from mongo_ops.erasure import vault
 from mongo_ops.erasure.forms import Index, Key, forms, index_of, key_of
 from mongo_ops.erasure.graph import order
-from mongo_ops.erasure.model import DataMap, Finding, Identifier, Subject
+from mongo_ops.erasure.model import DataMap, Finding, Identifier, Subject, names_of
 from mongo_ops.erasure.paths import plain, reached
 from mongo_ops.erasure.selectors import filter_for, owners
 from mongo_ops.mongo.documents import canonical
@@ -103,7 +103,7 @@ def _look_up(
     query = filter_for(identifier.where, merged, data_map.identifiers)
     if query is None:
         return []
-    index = index_of(so_far, data_map.identifiers.values())
+    index = index_of(so_far, [data_map.identifiers[name] for name in names_of(identifier.where)])
     found: defaultdict[str, dict[Key, Any]] = defaultdict(dict)
     together: defaultdict[Key, set[frozenset[str]]] = defaultdict(set)
     for document in db[identifier.collection].find(query):

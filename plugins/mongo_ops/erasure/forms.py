@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -52,9 +53,17 @@ def _number(value: Any) -> Key | None:
 
 def forbidden(identifier: Identifier, value: Any) -> bool:
     """Say whether a value names nobody (``anonymous``), whatever the case of its letters."""
-    said = {text.strip().lower() if (text := _text(one)) is not None else key_of(one) for one in identifier.forbid}
+    return bool(identifier.forbid) and _said(value) in _all_said(identifier.forbid)
+
+
+@lru_cache
+def _all_said(forbid: tuple[Any, ...]) -> frozenset[str | Key | None]:
+    return frozenset(_said(one) for one in forbid)
+
+
+def _said(value: Any) -> str | Key | None:
     text = _text(value)
-    return (text.strip().lower() if text is not None else key_of(value)) in said
+    return text.strip().lower() if text is not None else key_of(value)
 
 
 def forms(identifier: Identifier, value: Any) -> tuple[Any, ...]:

@@ -56,7 +56,8 @@ def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str, stor
     there = survey.collections(db, data_map.rules)
     nobody = tuple(sorted(_nobody(work, resolved, traces, there)))
     excluded |= dict.fromkeys(nobody, NOBODY)
-    work = Work(target, data_map, keyring, [one for one in resolved.subjects if one.request_id not in nobody], run)
+    if nobody:
+        work = Work(target, data_map, keyring, [one for one in resolved.subjects if one.request_id not in nobody], run)
     counts = tuple(survey.count(work, rule, there) for rule in data_map.rules)
     gaps = [Finding(one.where, one.sentence) for one in coverage(db, data_map)]  # with one a result is partial at best
     gaps += [Finding("scan", sentence) for sentence in blind]

@@ -179,8 +179,9 @@ def _filter(
     for name in asked:
         identifier = identifiers[name]
         some = {key_of(form): form for value in closures.get(name, ()) for form in forms(identifier, value)}
-        keys = dict.fromkeys(text for value in closures.get(name, ()) for text in texts(identifier, value))
-        values[name] = (list(some.values()), list(keys))
+        in_keys = any(named(steps(path)[-1]) == name for path in branch)
+        known = closures.get(name, ()) if in_keys else ()
+        values[name] = (list(some.values()), list(dict.fromkeys(t for value in known for t in texts(identifier, value))))
         if not some:
             return None
     return _query(_pairs(branch.items()), values)

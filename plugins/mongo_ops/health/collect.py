@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 from pymongo.errors import ConnectionFailure, OperationFailure
 
+from mongo_ops.health.model import FactMissingError
 from mongo_ops.health.sight import together
 from mongo_ops.health.snapshot import Snapshot
 from mongo_ops.mongo.documents import CODEC
@@ -73,7 +74,7 @@ def take(target: Target, sample_seconds: float = 1.0) -> Snapshot:
     made.read("parameters", lambda: made.admin("getParameter", **dict.fromkeys(PARAMETERS, 1)))
     made.read("options", lambda: _options(made.admin("getCmdLineOpts")["parsed"]))
     made.read("catalogue", lambda: _catalogue(target))
-    made.read("sizes", lambda: _sizes(target, made.parts["catalogue"]))
+    made.read("sizes", lambda: _sizes(target, made.parts.get("catalogue")))
     made.read("disk", lambda: made.admin("dbStats", freeStorage=0))
     made.read("oplog", lambda: _oplog(target))
     made.read("operations", lambda: _operations(target))
@@ -141,7 +142,9 @@ def _catalogue(target: Target) -> list[Document]:
     return list(found.values())
 
 
-def _sizes(target: Target, catalogue: Iterable[Mapping[str, Any]]) -> Mapping[str, Document]:
+def _sizes(target: Target, catalogue: Iterable[Mapping[str, Any]] | None) -> Mapping[str, Document]:
+    if catalogue is None:
+        raise FactMissingError("The catalogue is missing.")
     names = [one["name"] for one in catalogue if one["type"] == "collection" and not one["name"].startswith("system.")]
     fields = {name: f"$storageStats.{name}" for name in SIZES}
     stages: list[Mapping[str, Any]] = [{"$collStats": {"storageStats": {}}}, {"$project": fields}]

@@ -38,8 +38,9 @@ def earlier(db: Database[Document], checks: Iterable[str], before: datetime) -> 
     for check in checks:
         summaries = {"kind": SUMMARY, "check": check, "at": {"$lt": before}}
         last = db[HEALTH].find_one(summaries, sort=[("at", -1)])
-        decided = {"$nin": [Status.UNKNOWN, Status.SKIPPED]}
-        looked = db[HEALTH].find_one({**summaries, "status": decided}, sort=[("at", -1)])
+        looked = db[HEALTH].find_one(
+            {**summaries, "status": {"$ne": str(Status.UNKNOWN)}, "off": False}, sort=[("at", -1)]
+        )
         rows = db[HEALTH].find({"run": looked["run"], "check": check, "kind": FINDING}) if looked else ()
         problems = {row["scope"]: (Status(row["status"]), row["since"]) for row in rows if Status(row["status"]).rank}
         found[check] = Earlier(problems, Status(last["status"]) if last else None)
@@ -105,7 +106,7 @@ def _summary(run: Run, result: Result) -> Document:
         "reason": result.reason,
         "error": result.error,
     }
-    return _base(run, SUMMARY, result.check, "") | facts | {"seconds": result.seconds}
+    return _base(run, SUMMARY, result.check, "") | facts | {"seconds": result.seconds, "off": result.off}
 
 
 def _run(run: Run) -> Document:

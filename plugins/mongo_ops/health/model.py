@@ -127,7 +127,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """What one check came to in one run; ``error`` is the kind of what went wrong, never its text."""
+    """What one check came to in one run; ``error`` is the kind of what went wrong, never its text; ``off`` means switched off."""
 
     check: str
     status: Status
@@ -135,6 +135,7 @@ class Result:
     reason: str = ""
     error: str | None = None
     seconds: float = 0.0
+    off: bool = False
 
 
 @dataclass(frozen=True)

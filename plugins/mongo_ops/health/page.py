@@ -55,7 +55,7 @@ def _charts(rows: report.Rows, thresholds: Thresholds) -> Iterator[dict[str, str
     frame = pd.DataFrame([dict(row) for row in rows.numbers])
     drawn = 0
     for (name, scope), group in frame.groupby(["check", "scope"], sort=True):
-        if len(group) < FEWEST_POINTS or drawn == MOST_CHARTS or name not in report.BY_ID:
+        if len(group) < FEWEST_POINTS or drawn == MOST_CHARTS or not group["unit"].iloc[-1] or name not in report.BY_ID:
             continue
         limits = bands(str(name), str(scope), thresholds)
         drawing = charts.trend(group, limits, str(group["unit"].iloc[-1]), f"c{drawn}")

@@ -50,7 +50,7 @@ def carry_out(sight: Sight, checks: Sequence[Check], thresholds: Thresholds) -> 
 def _one(sight: Sight, check: Check, seconds: float) -> tuple[Result, bool]:
     """Return the result, and whether the server went away."""
     if not sight.limits.enabled:
-        return Result(check.id, Status.SKIPPED, reason="health.yaml switches it off."), False
+        return Result(check.id, Status.SKIPPED, reason="health.yaml switches it off.", off=True), False
     began, gone = time.monotonic(), False
     try:
         with pymongo.timeout(seconds):

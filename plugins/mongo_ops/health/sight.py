@@ -12,7 +12,7 @@ from pymongo import MongoClient
 from pymongo.monitoring import CommandStartedEvent
 from pymongo.uri_parser import parse_uri
 
-from mongo_ops.health.model import Limits, Mute
+from mongo_ops.health.model import FactMissingError, Limits, Mute
 from mongo_ops.health.snapshot import Snapshot
 from mongo_ops.mongo.connection import client_options
 from mongo_ops.mongo.documents import CODEC
@@ -28,7 +28,7 @@ TOGETHER = 50
 """Collections that one command reads."""
 
 LABEL = "ops_collection"
-PRIMARY, SECONDARY = 1, 2
+PRIMARY, SECONDARY, ARBITER = 1, 2, 7
 
 
 class HealthGuard(ReadOnlyGuard):
@@ -114,12 +114,19 @@ class Sight:
 
     @contextmanager
     def members(self) -> Iterator[Mapping[str, Database[Document]]]:
-        """Yield the database on every member that holds data, each asked directly."""
+        """Yield the database on every member that holds data, each asked directly.
+
+        Raises:
+            FactMissingError: one of them is away, so that nobody can speak for all.
+        """
         clients: dict[str, MongoClient[Document]] = {}
         try:
             for member in self.snapshot.need("replication")[-1]["members"]:
-                if member["state"] in (PRIMARY, SECONDARY):
-                    clients[member["name"]] = self._direct(member["name"])
+                if member["state"] == ARBITER:
+                    continue
+                if member["state"] not in (PRIMARY, SECONDARY) or member["health"] != 1:
+                    raise FactMissingError(f"{member['name']} is away and cannot be asked.")
+                clients[member["name"]] = self._direct(member["name"])
             yield {name: client.get_database(self.target.database, CODEC) for name, client in clients.items()}
         finally:
             for client in clients.values():

@@ -17,13 +17,16 @@ def judge(
 ) -> tuple[Judged, ...]:
     """Return every problem with its place in the history, and what was fixed; the worst first.
 
-    A check that could not look, or was skipped, says of nothing that it is fixed: its former problems wait for the next look.
+    A check that could not look, or is switched off, says of nothing that it is fixed: its former problems wait for the next look.
+    Where there is nothing to look at any more, they are.
     """
     judged = [one for result in results for one in _of(result, known.get(result.check, Earlier()), mutes, at)]
     return tuple(sorted(judged, key=lambda one: (-one.finding.status.rank, one.check, one.finding.scope)))
 
 
 def _of(result: Result, before: Earlier, mutes: Sequence[Mute], at: datetime) -> Iterator[Judged]:
+    if result.off:
+        return
     if result.status is Status.UNKNOWN and not result.findings:
         again = before.last is Status.UNKNOWN
         finding = Finding(Status.UNKNOWN, result.reason, UNABLE)
@@ -41,8 +44,6 @@ def _of(result: Result, before: Earlier, mutes: Sequence[Mute], at: datetime) ->
         status, since = before.problems.get(finding.scope, (None, at))
         transition = _transition(status, finding.status)
         yield Judged(result.check, finding, transition, _muted(result.check, finding.scope, mutes, at), since)
-    if result.status is Status.SKIPPED:
-        return
     there = {finding.scope for finding in result.findings if finding.status.rank}
     for scope, (_, since) in before.problems.items():
         if scope not in there:

@@ -140,8 +140,15 @@ class Teller:
         now = time.monotonic()
         if last or now - self._told >= REPORT_SECONDS:
             self._told = now
-            rate = done / max(now - self._began, 1e-6)
-            self._report(Progress(self._step, done, done if last else max(done, self._total), rate))
+            self._say(done, done if last else max(done, self._total), None)
+
+    def wait(self, done: int, reason: str) -> None:
+        """Tell why nothing is done just now."""
+        self._say(done, max(done, self._total), reason)
+
+    def _say(self, done: int, total: int, waiting: str | None) -> None:
+        rate = done / max(time.monotonic() - self._began, 1e-6)
+        self._report(Progress(self._step, done, total, rate, waiting))
 
 
 def _gone(part: Part) -> SnapshotGoneError:

@@ -20,6 +20,7 @@ from mongo_ops.transfer.formats import registry
 from mongo_ops.transfer.formats.base import Chunk
 from mongo_ops.transfer.import_model import ImportPart, ImportPlan, ImportTarget, Tally
 from mongo_ops.transfer.lane import Lane, Refuse, checkpoint_id
+from mongo_ops.transfer.pace import Pace
 
 if TYPE_CHECKING:
     from mongo_ops.mongo.connection import Target
@@ -52,6 +53,7 @@ def load_part(
         BrokenFileError, CompressionError: the file cannot be read to its end.
         RowRefusedError, TooManyRejectsError: bad rows.
         LeaseHeldError, LeaseLostError: another run or process is at it.
+        BudgetSpentError: the environment's time budget is used up; run again.
     """
     loading = prepare(target, plan, part)
     with ExitStack() as stack:
@@ -61,11 +63,14 @@ def load_part(
         if not all(lane.finished for lane in lanes):
             if part.sha256 is not None:
                 verify.check_bytes(folder, part.file, part.bytes or 0, part.sha256)
-            teller = Teller(f"{part.collection} {part.file}", part.count or 0, report)
+            step = f"{part.collection} {part.file}"
+            teller = Teller(step, part.count or 0, report)
+            pace = Pace(target, step, lanes, lambda reason: teller.wait(_rows(lanes), reason))
             with storage.reading(place.below(folder, part.file)) as source:
                 reader = Reader(source, part.compression, part.file)
                 decoder = registry.decoder(part.format, part.columns, strict=part.sha256 is None)
-                _distribute(decoder(reader, part.file), lanes, teller)
+                _distribute(pace.let(decoder(reader, part.file)), lanes, teller)
+            pace.insist_on_end()
             for lane in lanes:
                 lane.finish()
         return sum((lane.tally for lane in lanes), Tally())
@@ -112,8 +117,12 @@ def _distribute(chunks: Iterator[Chunk], lanes: Sequence[Lane], teller: Teller) 
     with _threads(lanes) as crew:
         for chunk in chunks:
             crew.give(chunk)
-            teller.tell(sum(lane.tally.rows for lane in lanes))
-    teller.tell(sum(lane.tally.rows for lane in lanes), last=True)
+            teller.tell(_rows(lanes))
+    teller.tell(_rows(lanes), last=True)
+
+
+def _rows(lanes: Sequence[Lane]) -> int:
+    return sum(lane.tally.rows for lane in lanes)
 
 
 class _Crew:

@@ -88,6 +88,10 @@ class Lane:
         if self.tally.rejected:  # an earlier try may have ended for that
             rejects.insist_on_limits(self.lease.db, self.run_id, self.request, self.tally.rejected, self.tally.rows)
 
+    def wants(self, chunk: Chunk) -> bool:
+        """Whether a chunk of this lane is not behind its checkpoint."""
+        return not self.finished and chunk.number >= self.chunk
+
     def write(self, chunk: Chunk) -> None:
         """Write a chunk; what is done of it already is left out.
 
@@ -96,7 +100,7 @@ class Lane:
             LeaseLostError: another process took over; nothing more was written.
             PyMongoError: the server went away, or refuses everything.
         """
-        if self.finished or chunk.number < self.chunk:
+        if not self.wants(chunk):
             return
         if chunk.number > self.chunk:
             self.chunk, self.within = chunk.number, NOT_ENTERED

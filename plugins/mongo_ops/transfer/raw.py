@@ -6,6 +6,7 @@ Source: https://bsonspec.org/spec.html (version 1.1).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from struct import Struct
 from struct import error as struct_error
 
@@ -24,23 +25,33 @@ class InvalidDocumentError(PlanError):
     """Bytes are not a BSON document, or not one that the server would store."""
 
 
+def edges(stream: Bytes) -> list[int]:
+    """Return where each document of a stream of concatenated BSON begins, and where the last one ends.
+
+    Raises:
+        InvalidDocumentError: a length does not fit.
+    """
+    found, end = [0], len(stream)
+    start = 0
+    try:
+        while start < end:
+            stop = start + int32(stream, start)[0]
+            if not start + 5 <= stop <= end:
+                raise InvalidDocumentError("A document's length does not fit its file.")
+            found.append(stop)
+            start = stop
+    except struct_error:
+        raise InvalidDocumentError("A document's length does not fit its file.") from None
+    return found
+
+
 def split(stream: Bytes) -> list[bytes]:
     """Return the documents of a stream of concatenated BSON.
 
     Raises:
         InvalidDocumentError: a length does not fit.
     """
-    found, start, end = [], 0, len(stream)
-    try:
-        while start < end:
-            stop = start + int32(stream, start)[0]
-            if not start + 5 <= stop <= end:
-                raise InvalidDocumentError("A document's length does not fit its file.")
-            found.append(bytes(stream[start:stop]))
-            start = stop
-    except struct_error:
-        raise InvalidDocumentError("A document's length does not fit its file.") from None
-    return found
+    return [bytes(stream[start:stop]) for start, stop in pairwise(edges(stream))]
 
 
 def elements(document: Bytes) -> Iterator[tuple[int, bytes, int, int]]:
