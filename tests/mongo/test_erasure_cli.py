@@ -245,3 +245,45 @@ def test_consent_is_granted_proved_and_withdrawn(run, ann):
     assert run("consent withdraw", *words, typed=f"{ann}\n")[0] == 0
     assert run("consent prove marketing", typed=f"{ann}\n")[0] == 2
     assert [len(one["event"]) for one in run("consent report", typed=f"{ann}\n")[1]["consents"]] == [2]
+
+
+def test_a_person_gets_all_that_is_theirs_as_json_and_a_file_is_never_written_over(run, ann, tmp_path):
+    file = tmp_path / "ann.json"
+
+    code, value, said = run("erase export-subject", "--output", str(file), typed=f"{ann}\n")
+
+    assert (code, value["documents"], "ann@example.org" in said) == (
+        0,
+        {"analytics.events": 3, "users.account": 1},
+        False,
+    )
+    assert (file.stat().st_mode & 0o777, "ann@example.org" in file.read_text()) == (0o600, True)
+    assert run("erase export-subject", "--output", str(file), typed=f"{ann}\n")[0] == 3
+    assert run("erase export-subject", "--output", str(tmp_path / "nobody"), typed=f"{ObjectId()}\n")[0] == 3
+    assert not (tmp_path / "nobody").exists()
+
+
+def test_who_comes_back_by_a_restore_is_erased_again_under_the_same_request(project, run, ann):
+    request = receive(run, ann)
+    backup = project.users.find_one({"_id": ann})
+    assert run("erase run", request)[0] == 0
+    assert run("erase replay --dry-run")[0] == 0
+    project.users.insert_one(backup)
+
+    assert run("erase replay --dry-run")[0] == 2
+    code, value, _ = run("erase replay")
+
+    assert (code, value["states"], project.users.count_documents({"_id": ann})) == (0, {"completed": 1}, 0)
+    assert len(project.ops_erasure_certificates.find_one({"_id": request})["certificates"]) == 2
+
+
+def test_recipients_are_told_once(project, run, ann):
+    assert run("erase run", receive(run, ann))[0] == 0
+    code, value, _ = run("erase notices")
+    assert (code, sorted(one["recipient"] for one in value["notices"])) == (2, ["mail_provider", "payment_provider"])
+
+    for one in value["notices"]:
+        assert run("erase notices", "--told", one["id"])[0] == 0
+
+    assert run("erase notices")[:2] == (0, {"notices": []})
+    assert run("erase notices", "--told", value["notices"][0]["id"])[0] == 3

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
 
 from mongo_ops.cli import people, support
 from mongo_ops.cli.output import show
-from mongo_ops.erasure import holds, notices, replay
+from mongo_ops.erasure import access, holds, notices, replay
 from mongo_ops.erasure.engine import Engine
 from mongo_ops.erasure.hold_scopes import DocumentScope, SubjectScope
+from mongo_ops.errors import PlanError
 
 FAILED, SOMETHING_TO_DO = 1, 2
+PIPE = "-"
 
 
 def _holds(arguments: argparse.Namespace) -> int:
@@ -68,6 +75,38 @@ def _replay(arguments: argparse.Namespace) -> int:
     return 0 if seen.ok else SOMETHING_TO_DO if arguments.dry_run else FAILED
 
 
+def _export_subject(arguments: argparse.Namespace) -> int:
+    with people.open_engine(arguments) as (engine, occasion):
+        person = people.ask(engine)
+        with _sink(arguments.output) as sink:
+            done = access.export(engine.target, engine.data_map, engine.keyring, person, sink, actor=occasion.actor)
+    if arguments.output != PIPE:
+        show(
+            arguments,
+            dataclasses.asdict(done),
+            f"{done.total:,} documents of {done.reference} written to {arguments.output}.",
+        )
+    return 0
+
+
+@contextmanager
+def _sink(output: str) -> Iterator[IO[bytes]]:
+    """Yield standard output, or a new file that only its owner may read; an export is not written over."""
+    if output == PIPE:
+        yield sys.stdout.buffer
+        return
+    try:
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise PlanError(f"{output} is there already; an export is never written over another one.") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+    except BaseException:  # half of what is known about a person is no answer
+        Path(output).unlink()
+        raise
+
+
 def _notices(arguments: argparse.Namespace) -> int:
     if arguments.told:
         with people.open_engine(arguments) as (engine, occasion):
@@ -102,4 +141,5 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "release": _release,
     "replay": _replay,
     "notices": _notices,
+    "export-subject": _export_subject,
 }
