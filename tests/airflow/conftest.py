@@ -43,6 +43,7 @@ PLAIN = (
     "guarded_before",
     "moved",
     "landed",
+    "watched",
 )
 PROTECTED = {
     "production": {"promotes_from": "staging"},

@@ -39,8 +39,8 @@ def crowd(replica_set, tmp_path_factory):
 
 def test_everybody_is_done_but_for_the_one_who_is_held_the_one_unknown_and_the_one_who_shares(crowd):
     assert crowd["states"] == {
-        "completed_with_retention": PEOPLE // 2 - 1 + PEOPLE // 40,
-        "completed": PEOPLE // 2 - 1 - PEOPLE // 40,
+        "completed_with_retention": PEOPLE // 2 - 1,
+        "completed": PEOPLE // 2 - 2,
         "partial": 1,
     }
     assert crowd["state_of"] == ["not_found", "received", "partial"]

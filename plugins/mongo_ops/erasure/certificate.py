@@ -135,8 +135,8 @@ def retains(request_id: str, data_map: DataMap, tallies: Sequence[Tally], verifi
 def _not_proven(data_map: DataMap, backups_until: datetime) -> list[str]:
     return [
         f"Backups made before may hold the data until {backups_until:%Y-%m-%d}; what is restored from them is erased again (`mongo-ops erase replay`).",
-        "The server's oplog holds the former documents until its window has passed, the disk until its blocks are used again, and the "
-        + "server's records of sessions the last document that each session changed by findAndModify (30 minutes).",
+        "The server's oplog holds the former documents until its window has passed, and the disk until its blocks are used again.",
+        "The server's records of sessions hold the last document that each session changed by findAndModify, for 30 minutes.",
         f"Recipients were told; what they did is theirs to prove: {', '.join(sorted(data_map.recipients)) or 'none'}.",
         "Numeric identifiers were looked for where the data map says, not everywhere: a small number stands for many things.",
     ]

@@ -62,7 +62,7 @@ def _move(work: Work, session: ClientSession, point: Document) -> None:
 
 def _moved(collection: Any, point: Document, gone: set[str]) -> Document:
     """Return the update that makes a checkpoint mean the same without the keys that are gone."""
-    upper = {"_id": point["upper"]}
+    upper: Document | None = {"_id": point["upper"]}
     bound: Document = {}
     if "upper" in gone:  # up to a document that is not there: up to the one before, and with it
         upper = _neighbour(collection, point["upper"], -1)

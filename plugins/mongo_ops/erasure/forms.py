@@ -97,6 +97,10 @@ def texts(identifier: Identifier, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in some if text is not None))
 
 
+class Forms(list[Any]):
+    """Values in all their forms already, so that a filter need not work them out once more."""
+
+
 class Index(dict[tuple[str, Key], set[str]]):
     """Whose each value is: (identifier, key of a form) -> request ids; several when people share a value."""
 

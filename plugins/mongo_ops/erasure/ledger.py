@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mongo_ops.mongo.documents import Document
 
 LEDGER = "ops_erasure_ledger"
-ENTITIES = {"er": "erasure_request", "eb": "erasure_batch", "eh": "legal_hold"}
+ENTITIES = {"er": "erasure_request", "eb": "erasure_batch", "eh": "legal_hold", "et": "retention_run"}
 _TELLING = re.compile(
     r"@|\b[0-9a-f]{24}\b|\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE
 )

@@ -39,7 +39,9 @@ class Planned:
 
 
 def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str, stores: Stores | None = None) -> Planned:
-    """Plan a request or a batch; reads only. Without ``stores`` nothing is said about files.
+    """Plan a request or a batch; reads only.
+
+    Without ``stores``, to compare with a plan that was made: nothing is said about files, and what the scan saw then is not looked at again.
 
     Raises:
         RequestMissingError, KeyMissingError, VaultError: nothing was planned.
@@ -51,7 +53,7 @@ def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str, stor
     work = Work(target, data_map, keyring, resolved.subjects, run)
     where, blind = places(db.client, db.name)
     traces: Counter[str] = Counter()
-    for seen in scan(work, where):
+    for seen in scan(work, where) if stores is not None else ():
         traces.update(seen.by_request)
     there = survey.collections(db, data_map.rules)
     nobody = tuple(sorted(_nobody(work, resolved, traces, there)))

@@ -24,7 +24,7 @@ from mongo_ops.erasure import holds
 from mongo_ops.erasure.model import Rule, Tally
 from mongo_ops.erasure.selectors import conditions, filter_for, indexed, is_anywhere
 from mongo_ops.erasure.survey import Collection, anywhere_names, largest_batch, means, queries, shown
-from mongo_ops.erasure.work import Work, merged
+from mongo_ops.erasure.work import Work
 from mongo_ops.errors import PlanError
 from mongo_ops.mongo.batches import CHECKPOINTS, Batches, Counts, Progress, Reporter, Step, log_progress
 from mongo_ops.mongo.documents import CODEC
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 RUNS, RESULTS = "ops_erasure_runs", "ops_erasure_results"
 EXECUTING = "executing"
-PEOPLE_BY_INDEX = 200
+PEOPLE_BY_INDEX = 1_000
 """People whose documents are found by an index before the next checkpoint."""
 
 FIRST_SIZE = 500
@@ -70,6 +70,9 @@ class Handling:
             LeaseLostError, BudgetSpentError: as batches have them.
         """
         if rule.action != "retain" or rule.changes:
+            self.work.prepare(
+                whole_documents=is_anywhere(rule.select)
+            )  # outside of the batches, which have little time
             for name, collection in sorted(there.items()):
                 if means(rule, name):
                     Passage(self, rule, collection).run()
@@ -122,9 +125,8 @@ class Passage:
         found = self.work.db[CHECKPOINTS].find_one({"_id": self.step_id})
         done = int(found["people"]) if found else 0
         while done < len(people):
-            query = filter_for(
-                self.rule.select, merged(people[done : done + PEOPLE_BY_INDEX]), self.work.data_map.identifiers
-            )
+            some_people = self.work.closure_of(done, PEOPLE_BY_INDEX)
+            query = filter_for(self.rule.select, some_people, self.work.data_map.identifiers)
             ids = self._ids(query) if query is not None else iter(())
             while some := list(islice(ids, size)):
                 hold_back(probe, at.limits, at.lease.check, lambda reason: self._tell(done, reason))  # noqa: B023 - at once

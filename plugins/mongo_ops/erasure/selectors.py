@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mongo_ops.erasure.forms import Key, forms, key_in, key_of, texts
+from mongo_ops.erasure.forms import Forms, Key, forms, key_in, key_of, texts
 from mongo_ops.erasure.model import Identifier
 from mongo_ops.erasure.paths import ELEMENTS, joined, named, opened, plain, reached, steps
 
@@ -178,12 +178,13 @@ def _filter(
         return None
     for name in asked:
         identifier = identifiers[name]
-        some = {key_of(form): form for value in closures.get(name, ()) for form in forms(identifier, value)}
-        in_keys = any(named(steps(path)[-1]) == name for path in branch)
-        known = closures.get(name, ()) if in_keys else ()
-        values[name] = (list(some.values()), list(dict.fromkeys(t for value in known for t in texts(identifier, value))))
+        known = closures.get(name, ())
+        some = known if isinstance(known, Forms) else [form for value in known for form in forms(identifier, value)]
         if not some:
             return None
+        in_keys = known if any(named(steps(path)[-1]) == name for path in branch) else ()
+        keys = dict.fromkeys(text for value in in_keys for text in texts(identifier, value))
+        values[name] = (list({key_of(form): form for form in some}.values()), list(keys))
     return _query(_pairs(branch.items()), values)
 
 

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mongo_ops.erasure.changes import transform
-from mongo_ops.erasure.forms import Index, index_of, texts
+from mongo_ops.erasure.forms import Forms, Index, forms, index_of, texts
 from mongo_ops.erasure.identifiers import patterns
 from mongo_ops.erasure.model import DataMap, Rule, Subject
 from mongo_ops.erasure.needles import LETTER, LOCAL, is_address, is_id
@@ -84,10 +84,33 @@ class Work:
         """The people by request."""
         return {one.request_id: one for one in self.subjects}
 
-    def closures(self, size: int) -> Iterator[dict[str, list[Any]]]:
+    def prepare(self, *, whole_documents: bool) -> None:
+        """Make what takes long for many people: whose each value is, and what the scan looks for."""
+        _ = self.index, self.haystack if whole_documents else None
+
+    def closures(self, size: int) -> Iterator[Mapping[str, Forms]]:
         """Yield the closures of ``size`` people at a time, put together by identifier."""
         for start in range(0, len(self.subjects), size):
-            yield merged(self.subjects[start : start + size])
+            yield self.closure_of(start, size)
+
+    def closure_of(self, start: int, size: int) -> Mapping[str, Forms]:
+        """Return the closures of some people, put together by identifier, each value in all its forms."""
+        found: dict[str, Forms] = {}
+        for one in self._forms[start : start + size]:
+            for name, values in one.items():
+                found.setdefault(name, Forms()).extend(values)
+        return found
+
+    @cached_property
+    def _forms(self) -> list[dict[str, list[Any]]]:
+        known = self.data_map.identifiers
+        return [
+            {
+                name: [form for value in values for form in forms(known[name], value)]
+                for name, values in one.closure.items()
+            }
+            for one in self.subjects
+        ]
 
     def owners(self, document: Mapping[str, Any], rule: Rule) -> frozenset[str]:
         """Return the requests whose person a document belongs to by a rule's selection."""
@@ -127,15 +150,6 @@ class Work:
             return str
         wanted = re.compile("|".join((*_shapes(any_case, "ai"), *_shapes(exact, "a"))))
         return lambda text: wanted.sub(lambda match: exact.get(match[0]) or any_case[_lower(match[0])], text)
-
-
-def merged(people: Sequence[Subject]) -> dict[str, list[Any]]:
-    """Put closures together by identifier."""
-    found: dict[str, list[Any]] = {}
-    for one in people:
-        for name, values in one.closure.items():
-            found.setdefault(name, []).extend(values)
-    return found
 
 
 def _lower(text: str) -> str:

@@ -7,15 +7,16 @@ from airflow.sdk import Param
 from mongo_ops.settings import load_environments
 
 
-def environment() -> Param:
-    """Which database: a choice of the environments in environments.yaml, the first by default."""
+def environment(*, nightly: bool = False) -> Param:
+    """Which database: a choice of the environments in environments.yaml, the first by default; of a scheduled DAG the one marked so."""
     environments = load_environments()
+    marked = [name for name, value in environments.items() if nightly and value.nightly]
     labels = {
         name: name + (" (protected: a second person must approve)" if value.protected else "")
         for name, value in environments.items()
     }
     return Param(
-        next(iter(environments)), type="string", enum=list(environments), values_display=labels, title="Environment",
+        next(iter([*marked, *environments])), type="string", enum=list(environments), values_display=labels, title="Environment",
         description="The database to work on, as named in include/environments.yaml.",
     )  # fmt: skip
 

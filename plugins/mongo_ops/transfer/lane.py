@@ -89,8 +89,9 @@ class Lane:
             rejects.insist_on_limits(self.lease.db, self.run_id, self.request, self.tally.rejected, self.tally.rows)
 
     def wants(self, chunk: Chunk) -> bool:
-        """Whether a chunk of this lane is not behind its checkpoint."""
-        return not self.finished and chunk.number >= self.chunk
+        """Whether anything of a chunk of this lane is left to do."""
+        begun = chunk.number == self.chunk and self.within < len(chunk.documents)
+        return not self.finished and (begun or chunk.number > self.chunk)
 
     def write(self, chunk: Chunk) -> None:
         """Write a chunk; what is done of it already is left out.

@@ -38,10 +38,12 @@ def _plain(way: Any) -> bool:
 
 def redundant(indexes: Sequence[IndexFacts]) -> Iterator[tuple[IndexFacts, IndexFacts]]:
     """Yield (index, the one that covers it); of two that cover each other only the later name."""
+    beside: dict[str, list[IndexFacts]] = {}
+    for index in indexes:
+        beside.setdefault(index.collection, []).append(index)
     for one in indexes:
-        for other in indexes:
-            both = covered_by(other, one)
-            if one.collection == other.collection and covered_by(one, other) and (not both or one.name > other.name):
+        for other in beside[one.collection]:
+            if covered_by(one, other) and (not covered_by(other, one) or one.name > other.name):
                 yield one, other
                 break
 
