@@ -287,3 +287,22 @@ def test_recipients_are_told_once(project, run, ann):
 
     assert run("erase notices")[:2] == (0, {"notices": []})
     assert run("erase notices", "--told", value["notices"][0]["id"])[0] == 3
+
+
+def test_what_is_older_than_its_period_goes_and_the_rest_stays(project, run, ann):
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    kept = [{"event_type": "play", "user_id": ann, "track_id": ObjectId(), "ts": datetime.now(UTC)} for _ in range(3)]
+    project.analytics.insert_many(kept)
+    project.analytics.update_one({"_id": kept[0]["_id"]}, {"$set": {"ts": old}})
+    project.analytics.delete_many({"ts": NOW})
+
+    code, plan, _ = run("retention --dry-run")
+    assert (code, {one["id"]: one["documents"] for one in plan["due"] if one["documents"]}) == (
+        2,
+        {"analytics.events": 1},
+    )
+    code, done, _ = run("retention")
+
+    assert (code, done["retained"]) == (0, {"analytics.events": 1})
+    assert sorted(project.analytics.distinct("_id")) == sorted(one["_id"] for one in kept[1:])
+    assert run("retention --dry-run")[0] == 0

@@ -194,7 +194,7 @@ def test_a_head_that_was_set_back_stops_the_ledger_until_it_is_resealed(db):
         "65f0c0ffee65f0c0ffee65f0",
         "user 65F0C0FFEE65F0C0FFEE65F0 was here",
         "12345678-1234-5678-1234-567812345678",
-        ObjectId(),
+        ObjectId("6b035c0ef60eb45b544c438d"),
         Binary(b"12"),
         b"12",
         {"inner": ["ada@example.org"]},

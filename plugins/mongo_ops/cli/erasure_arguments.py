@@ -1,4 +1,4 @@
-"""The arguments of `mongo-ops erase` and `mongo-ops consent`. Data and argparse only.
+"""The arguments of `mongo-ops erase`, `consent` and `retention`. Data and argparse only.
 
 No argument takes a person's identifier: a command line stands in the shell's history and in the list of processes. It is asked for, or
 read from standard input.
@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from mongo_ops.cli.arguments import Parsers
 
 ROOM = "mongo_ops.cli"
-COMMANDS = {"erase": f"{ROOM}.erasure:erase", "consent": f"{ROOM}.consent:consent"}
+COMMANDS = {
+    "erase": f"{ROOM}.erasure:erase",
+    "consent": f"{ROOM}.consent:consent",
+    "retention": f"{ROOM}.retention:retention",
+}
 
 
 def add_commands(parsers: Parsers) -> None:
-    """Add both commands."""
+    """Add the commands."""
     erase = parsers.add_parser("erase", help="requests of people: erase, export, hold, prove (GDPR)")
     actions = erase.add_subparsers(dest="action", metavar="ACTION", required=True)
     _requests(actions)
@@ -26,6 +30,17 @@ def add_commands(parsers: Parsers) -> None:
     _holds(actions)
     consent = parsers.add_parser("consent", help="what people have consented to")
     _consent(consent.add_subparsers(dest="action", metavar="ACTION", required=True))
+    retention = _action(
+        parsers, "retention", "delete what is kept longer than the data map says; legal holds are honoured"
+    )
+    retention.add_argument(
+        "--dry-run", action="store_true", help="only show what is due; exit code 2 when something is"
+    )
+    retention.add_argument(
+        "--beyond-limits", action="store_true", help="also rules that take a larger share than the data map allows"
+    )
+    retention.add_argument("--approved", metavar="DIGEST", help="the approved plan's digest, for --beyond-limits")
+    retention.add_argument("--reason", help="for the audit log; name no person")
 
 
 def _requests(actions: Parsers) -> None:

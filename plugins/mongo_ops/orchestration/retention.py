@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from mongo_ops.orchestration.erasure import open_engine, skip_when_only_planned
+from mongo_ops.orchestration.erasure import open_engine
 from mongo_ops.orchestration.evidence import insist_on_approval
-from mongo_ops.orchestration.operators import EngineOperator
+from mongo_ops.orchestration.operators import EngineOperator, skip_when_only_planned
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -151,7 +151,8 @@ class ReportRetentionOperator(EngineOperator):
         ti, plan = context["ti"], planned(context)
         alerts = ("overdue", "resurrections", "coverage")
         findings = {name: ti.xcom_pull(task_ids=name, key="findings") for name in alerts}
-        retained = [one for one in ti.xcom_pull(task_ids="retain") or () if one]
+        # a list, also when it is one rule: a single name would give a single value then
+        retained = [one for one in ti.xcom_pull(task_ids=["retain"]) or () if one]
         result = {
             "run": plan.run_id,
             "digest": plan.digest,
