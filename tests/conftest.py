@@ -18,14 +18,17 @@ SCHEDULERS = (
 """Which files with a real scheduler share one. Two schedulers, because their tests mostly wait."""
 
 
+def pytest_itemcollected(item):
+    """Group tests for running beside each other: by file, those with a scheduler by scheduler."""
+    group = item.nodeid.partition("::")[0]
+    if item.path.parent.name == "airflow":
+        group = f"scheduler {next((n for n, files in enumerate(SCHEDULERS) if item.path.stem in files), 0)}"
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Group tests for running beside each other: by file, those with a scheduler by scheduler and first, as they take longest."""
-    for item in items:
-        group = item.nodeid.partition("::")[0]
-        if item.path.parent.name == "airflow":
-            group = f"scheduler {next((n for n, files in enumerate(SCHEDULERS) if item.path.stem in files), 0)}"
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with those that have a scheduler: they take longest."""
     items.sort(key=lambda item: item.path.parent.name != "airflow")
 
 

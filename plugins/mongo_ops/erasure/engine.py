@@ -90,6 +90,7 @@ class Engine:
         planned = planning.plan_run(self.target, self.data_map, self.keyring, request_id, self.stores)
         if not only:
             beginning.record_plan(planned, self.keyring, self.run_id, self.actor)
+            self._known[planned.plan.digest] = planned.work
         return planned.plan
 
     def begin(self, plan: Plan) -> None:
@@ -106,8 +107,8 @@ class Engine:
             )
         if beginning.is_begun(self.target.db, plan, self.run_id):
             return
-        self.work(plan)
-        now = planning.plan_run(self.target, self.data_map, self.keyring, plan.run_id)
+        known = self.work(plan)
+        now = planning.plan_run(self.target, self.data_map, self.keyring, plan.run_id, known=known)
         with self.lease() as lease:
             beginning.begin_run(now.work, now.plan, plan, lease, self.folder, self.run_id, self.actor)
 

@@ -38,10 +38,18 @@ class Planned:
     sharing: frozenset[str]
 
 
-def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str, stores: Stores | None = None) -> Planned:
+def plan_run(
+    target: Target,
+    data_map: DataMap,
+    keyring: Keyring,
+    run: str,
+    stores: Stores | None = None,
+    known: Work | None = None,
+) -> Planned:
     """Plan a request or a batch; reads only.
 
     Without ``stores``, to compare with a plan that was made: nothing is said about files, and what the scan saw then is not looked at again.
+    ``known`` are its people; they are taken again if they still are the same.
 
     Raises:
         RequestMissingError, KeyMissingError, VaultError: nothing was planned.
@@ -51,6 +59,8 @@ def plan_run(target: Target, data_map: DataMap, keyring: Keyring, run: str, stor
     people = list(_people(target, data_map, keyring, run, excluded))
     resolved = closure.resolve(db, data_map, people)
     work = Work(target, data_map, keyring, resolved.subjects, run)
+    if known is not None and known.subjects == work.subjects:
+        work = known
     where, blind = places(db.client, db.name)
     traces: Counter[str] = Counter()
     for seen in scan(work, where) if stores is not None else ():
