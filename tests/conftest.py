@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from mongo_ops.embedded import ReplicaSet
 from mongo_ops.mongo.connection import ConnectionSpec, connect
@@ -18,12 +19,19 @@ SCHEDULERS = (
 """Which files with a real scheduler share one. Two schedulers, because their tests mostly wait."""
 
 
-def pytest_itemcollected(item):
-    """Group tests for running beside each other: by file, those with a scheduler by scheduler."""
-    group = item.nodeid.partition("::")[0]
-    if item.path.parent.name == "airflow":
-        group = f"scheduler {next((n for n, files in enumerate(SCHEDULERS) if item.path.stem in files), 0)}"
-    item.add_marker(pytest.mark.xdist_group(group))
+class BesideEachOther(LoadScopeScheduling):
+    """Deals files out to the workers, and the files of one scheduler to the same worker."""
+
+    def _split_scope(self, nodeid):
+        file = Path(nodeid.partition("::")[0])
+        if file.parent.name != "airflow":
+            return str(file)
+        return f"scheduler {next((n for n, files in enumerate(SCHEDULERS) if file.stem in files), 0)}"
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Use it whenever tests run beside each other."""
+    return BesideEachOther(config, log)
 
 
 @pytest.hookimpl(trylast=True)
