@@ -463,6 +463,16 @@ class Course:
         Project(self.target, INCLUDE).migrate()
         return self
 
+    def emptied(self, folder: Path) -> Course:
+        """The same database as it was after ``model``, and another folder for its files: much faster than a new one."""
+        for info in list(self.db.list_collections()):
+            if info["name"] in self.data_map.collections:
+                self.db[info["name"]].delete_many({})
+            elif not info["name"].startswith("system."):
+                self.db.drop_collection(info["name"])
+        environment = replace(self.target.environment, storage=(folder / "storage").as_uri())
+        return replace(self, target=replace(self.target, environment=environment))
+
     def receive(self, value: Any = ANN.user) -> str:
         now = datetime.now(UTC) - timedelta(minutes=1)
         return requests.receive(self.db, "development", self.data_map, self.keyring, value, "web", GRACE, now).id

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.erasure_maps import chinook
-from tests.mongo.erasure_people import ANN, BOB, JOANN, REMAIN, Course, plant, raw_of, snapshot, traced_places
+from tests.mongo.erasure_people import ANN, BOB, JOANN, REMAIN, Course, database, plant, raw_of, snapshot, traced_places
 from tests.people import GRACE
 
 from mongo_ops import audit
@@ -18,11 +18,18 @@ from mongo_ops.erasure.plan import NobodyError, PlanChangedError
 from mongo_ops.erasure.requests import load
 
 
+@pytest.fixture(scope="module")
+def model(replica_set, tmp_path_factory):
+    with database(replica_set, tmp_path_factory.mktemp("model")) as target:
+        yield Course(target).model()
+
+
 @pytest.fixture
-def course(target):
-    at = Course(target).model()
+def course(model, tmp_path):
+    at = model.emptied(tmp_path)
     plant(at.db)
-    return at
+    yield at
+    model.emptied(tmp_path)  # nobody may be in two databases of a server
 
 
 def place(course, scope):

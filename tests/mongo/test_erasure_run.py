@@ -37,11 +37,18 @@ from mongo_ops.mongo.batches import covered
 from mongo_ops.mongo.documents import CODEC
 
 
+@pytest.fixture(scope="module")
+def model(replica_set, tmp_path_factory):
+    with database(replica_set, tmp_path_factory.mktemp("model")) as target:
+        yield Course(target).model()
+
+
 @pytest.fixture
-def course(target):
-    at = Course(target).model()
+def course(model, tmp_path):
+    at = model.emptied(tmp_path)
     plant(at.db)
-    return at
+    yield at
+    model.emptied(tmp_path)  # nobody may be in two databases of a server
 
 
 # One erasure, looked at from all sides -------------------------------------------------------------------------------------

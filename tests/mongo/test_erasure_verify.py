@@ -28,11 +28,18 @@ from mongo_ops.erasure.run import Handling
 RULES = [rule.id for rule in load_map().rules]
 
 
+@pytest.fixture(scope="module")
+def model(replica_set, tmp_path_factory):
+    with database(replica_set, tmp_path_factory.mktemp("model")) as target:
+        yield Course(target).model()
+
+
 @pytest.fixture
-def course(target):
-    at = Course(target).model()
+def course(model, tmp_path):
+    at = model.emptied(tmp_path)
     plant(at.db)
-    return at
+    yield at
+    model.emptied(tmp_path)  # nobody may be in two databases of a server
 
 
 def begun(course, request=None):
@@ -242,8 +249,16 @@ OBSTACLES = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def course_of_its_own(target):
+    at = Course(target).model()
+    plant(at.db)
+    return at
+
+
 @pytest.mark.parametrize("what", OBSTACLES)
-def test_an_obstacle_is_reported_and_nothing_is_half_done(course, what):
+def test_an_obstacle_is_reported_and_nothing_is_half_done(course_of_its_own, what):
+    course = course_of_its_own
     obstruct, sentence = OBSTACLES[what]
     if what == "limits":
         limits = replace(course.data_map.limits, documents_per_subject=10)
@@ -267,7 +282,8 @@ def test_an_obstacle_is_reported_and_nothing_is_half_done(course, what):
     [{"sparse": True}, {"partialFilterExpression": {"image_key": {"$exists": True}}}],
     ids=["sparse", "partial"],
 )
-def test_a_unique_index_that_leaves_out_what_is_unset_is_no_obstacle(course, options):
+def test_a_unique_index_that_leaves_out_what_is_unset_is_no_obstacle(course_of_its_own, options):
+    course = course_of_its_own
     course.db.artists.create_index("image_key", unique=True, **options)
     first, second = course.receive(), course.receive(JOANN.user)
 

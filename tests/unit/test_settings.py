@@ -166,3 +166,17 @@ def test_the_projects_data_map_names_every_collection_of_the_model():
 
     assert {"users", "tracks", "audit_log", "ops_before_*"} <= set(found)
     assert "location" in found["geo_events"]
+
+
+def test_the_folder_of_assets_is_written_like_the_storage_and_is_none_by_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUCKET", "s3://product")
+    (tmp_path / "environments.yaml").write_text(
+        "environments:\n  a: {connection: x}\n  b: {connection: x, assets: '${BUCKET}/media', assets_connection: s, nightly: true}\n"
+    )
+    found = load_environments(tmp_path)
+
+    assert (found["a"].assets, found["a"].assets_connection, found["a"].nightly) == (None, None, False)
+    assert (found["b"].assets, found["b"].assets_connection, found["b"].nightly) == ("s3://product/media", "s", True)
+    monkeypatch.delenv("BUCKET")
+    with pytest.raises(SettingsError, match="BUCKET in `assets`"):
+        load_environments(tmp_path)

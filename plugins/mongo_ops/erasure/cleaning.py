@@ -77,7 +77,7 @@ class Cleaner:
                 document = applied(document, update)
         after = raw if document is before else bson.encode(document, codec_options=CODEC)
         left = self._left(after, document)
-        return (after, concerned)
+        return (None, concerned | left) if left else (after, concerned)
 
     def _owners(self, raw: bytes, document: Document, rule: Rule) -> frozenset[str]:
         if not is_anywhere(rule.select):
