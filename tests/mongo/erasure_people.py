@@ -19,12 +19,14 @@ from typing import Any
 from urllib.parse import quote
 
 import bson
-from bson import Binary, DBRef, ObjectId
+from bson import Binary, DBRef, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from tests.mongo.runner import INCLUDE, Project
 from tests.people import GRACE, key_values, keyring
 
 from mongo_ops import audit
+from mongo_ops.audit.chain import GENESIS
+from mongo_ops.audit.log import HEADS
 from mongo_ops.erasure import requests
 from mongo_ops.erasure.engine import Engine
 from mongo_ops.erasure.keys import Keyring
@@ -466,10 +468,13 @@ class Course:
     def emptied(self, folder: Path) -> Course:
         """The same database as it was after ``model``, and another folder for its files: much faster than a new one."""
         for info in list(self.db.list_collections()):
-            if info["name"] in self.data_map.collections:
-                self.db[info["name"]].delete_many({})
-            elif not info["name"].startswith("system."):
-                self.db.drop_collection(info["name"])
+            name = info["name"]
+            if name in self.data_map.collections or (name.startswith("ops_") and not name.startswith("ops_before_")):
+                if name != HEADS:
+                    self.db[name].delete_many({})
+            elif not name.startswith("system."):
+                self.db.drop_collection(name)
+        self.db[HEADS].update_many({}, {"$set": {"seq": Int64(0), "hash": GENESIS.hash}})
         environment = replace(self.target.environment, storage=(folder / "storage").as_uri())
         return replace(self, target=replace(self.target, environment=environment))
 

@@ -15,6 +15,7 @@ from tests.people import key_values
 
 from mongo_ops.audit import log
 from mongo_ops.cli import main
+from mongo_ops.mongo.lease import Holder, acquire
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ENVIRONMENTS = """
@@ -306,3 +307,15 @@ def test_what_is_older_than_its_period_goes_and_the_rest_stays(project, run, ann
     assert (code, done["retained"]) == (0, {"analytics.events": 1})
     assert sorted(project.analytics.distinct("_id")) == sorted(one["_id"] for one in kept[1:])
     assert run("retention --dry-run")[0] == 0
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_command_and_not_beside_a_living_one(project, run, ann):
+    request = receive(run, ann)
+    project.ops_erasure_requests.update_one({"_id": request}, {"$set": {"state": "executing", "run_id": "cli gone"}})
+    living = acquire(project, "erasure", Holder("cli other"), ttl=60)
+    assert run("erase run", request)[0] == 3
+    living.release()
+
+    code, value, _ = run("erase run", request)
+
+    assert (code, value["states"], project.users.count_documents({"_id": ann})) == (0, {"completed": 1}, 0)

@@ -15,7 +15,7 @@ from mongo_ops.erasure import beginning, checkpoints, closure, conclusion, objec
 from mongo_ops.erasure import verify as verification
 from mongo_ops.erasure.conclusion import Concluded
 from mongo_ops.erasure.inspection import inspect
-from mongo_ops.erasure.model import STAGES, Actor, DataMap, Plan, Tally
+from mongo_ops.erasure.model import STAGES, Actor, DataMap, Plan, State, Tally
 from mongo_ops.erasure.objects import Erased, Stores
 from mongo_ops.erasure.plan import insist_on_whole
 from mongo_ops.erasure.run import Handling
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RESOURCE = "erasure"
 MIGRATIONS = "migrations"
+UNFINISHED = (State.APPROVED, State.EXECUTING, State.VERIFYING)
 RUN_SECONDS = 900.0
 """How long a run keeps others out after its last step, if nobody releases it. What protects the data are the leases of its parts."""
 
@@ -87,11 +88,27 @@ class Engine:
             NobodyError, PlanStoppedError: unless ``only``: the plan cannot be carried out.
         """
         requests.prepare(self.target.db, self.keyring)
+        if not only:
+            self._give_up_killed(request_id)
         planned = planning.plan_run(self.target, self.data_map, self.keyring, request_id, self.stores)
         if not only:
             beginning.record_plan(planned, self.keyring, self.run_id, self.actor)
             self._known[planned.plan.digest] = planned.work
         return planned.plan
+
+    def _give_up_killed(self, request_id: str) -> None:
+        """Say of requests that a killed run was erasing that it failed, so that they can be planned again.
+
+        Raises:
+            LeaseHeldError: that run is alive; nothing was written.
+        """
+        db = self.target.db
+        members = requests.members(db, request_id)
+        killed = [one.id for one in requests.load_all(db, members) if one.state in UNFINISHED]
+        if killed:
+            with self.lease() as lease:
+                lease.transaction(lambda session: requests.transition_all(db, session, killed, State.FAILED))
+            self.release()
 
     def begin(self, plan: Plan) -> None:
         """Begin a plan, or begin it again after a kill.

@@ -20,7 +20,7 @@ from pymongo.errors import DuplicateKeyError
 from mongo_ops import audit
 from mongo_ops.erasure import closure, deadlines, ledger, requests, resurrection, vault
 from mongo_ops.erasure.forms import key_of
-from mongo_ops.erasure.model import STAGES, Change, DataMap, State, Subject, names_of
+from mongo_ops.erasure.model import Change, DataMap, State, Subject, names_of
 from mongo_ops.erasure.plan import NobodyError
 from mongo_ops.erasure.register import REQUESTS
 from mongo_ops.erasure.requests import BATCH_LIMIT, OpenRequestExistsError
@@ -155,28 +155,7 @@ def _asked(change: Change) -> tuple[str, ...]:
 
 def carry_through(engine: Engine, run: str) -> Concluded:
     """Take a request or a batch through the whole course. The approvals are those under which it was erased before."""
-    engine.hold()
-    try:
-        _give_up_killed(engine, run)
-        plan = engine.plan(run)
-        engine.begin(plan)
-        engine.erase_objects(plan)
-        for rule in (one for stage in STAGES for one in plan.stage(stage)):
-            engine.carry_out(plan, rule)
-        engine.sweep(plan)
-        engine.verify(plan)
-        return engine.conclude(plan)
-    finally:
-        engine.release()
-
-
-def _give_up_killed(engine: Engine, run: str) -> None:
-    """Say of requests that a killed run was erasing that it failed, so that they can be planned again. Nobody else runs: we hold the lease."""
-    db = engine.target.db
-    members = requests.members(db, run)
-    killed = [one.id for one in requests.load_all(db, members) if one.state in (State.EXECUTING, State.VERIFYING)]
-    if killed:
-        transact(db, lambda session: requests.transition_all(db, session, killed, State.FAILED, source=SOURCE))
+    return engine.carry_through(engine.plan(run))
 
 
 def tombstone_filter(

@@ -224,7 +224,11 @@ def _matching(work: Work, documents: Sequence[Document], query: Mapping[str, Any
         return 0
     try:
         return len(
-            list(work.db.aggregate([{"$documents": list(documents)}, {"$match": query}, {"$project": {"_id": 1}}]))
+            list(
+                work.db.aggregate(
+                    [{"$documents": {"$literal": list(documents)}}, {"$match": query}, {"$project": {"_id": 1}}]
+                )
+            )
         )
     except OperationFailure:  # a server before 5.1 cannot look at documents that are not stored
         return len(documents)
