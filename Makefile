@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH
 
 PYTHON := .venv/bin/python
 PYTEST_FLAGS ?=
-BESIDE := -n 3 --dist loadscope
+BESIDE := -n 3 --dist loadscope --no-loadscope-reorder
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
