@@ -1,12 +1,11 @@
-"""Erasures that are killed at every boundary and at 25 random moments: they come to the same as an undisturbed one."""
+"""Erasures that are killed at every boundary: they come to the same as an undisturbed one."""
 
 from __future__ import annotations
 
-import random
-import signal
 import time
 
 import pytest
+from bson import ObjectId
 from tests.mongo.erasure_people import ANN, KEYS, REMAIN, Course, database, plant, traced_places
 from tests.mongo.erasure_runner import boundaries, job_of, killed, outcome, process
 
@@ -17,6 +16,7 @@ from mongo_ops.erasure.model import STAGES
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 EVENTS = 3_000
+SOMEBODY = ObjectId("5eed5eed5eed5eed5eed5eed")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +30,16 @@ def _open_transactions_end_soon(replica_set):
 def planted(target):
     course = Course(target).model()
     plant(course.db)
-    events = [{"event_type": "play", "user_id": ANN.user, "track_id": ANN.track, "ts": None} for _ in range(EVENTS)]
+    events = [  # a little more than half are somebody else's: half of a collection is the map's limit
+        {
+            "_id": n,
+            "event_type": "play",
+            "user_id": ANN.user if n < EVENTS else SOMEBODY,
+            "track_id": ANN.track,
+            "ts": None,
+        }
+        for n in range(2 * EVENTS + 500)
+    ]
     course.db.analytics.insert_many(events, bypass_document_validation=True)
     return course, course.receive()
 
@@ -54,27 +63,6 @@ def test_killed_at_every_boundary_it_comes_to_the_same(undisturbed, replica_set,
         missed = [point for point in boundaries(plan) if not killed(job, point)]
 
         assert missed == []
-        ends(course, request, job, expected)
-
-
-def test_killed_at_25_random_moments_it_comes_to_the_same(undisturbed, replica_set, tmp_path):
-    _, expected, seconds = undisturbed
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # shown when the test fails
-    dice, kills = random.Random(seed), 0
-    with database(replica_set, tmp_path) as target:
-        course, request = planted(target)
-        job = job_of(course, KEYS, request, tmp_path / "plan.json", replica_set.uri, batch_seconds=0.02)
-        for _ in range(25):
-            running = process(job)
-            running.join(dice.random() * (seconds + 0.5))  # a random moment, not a way to wait for something
-            if running.exitcode is None:
-                running.kill()
-                kills += 1
-            running.join(60)
-            assert running.exitcode in (0, -signal.SIGKILL)
-
-        assert kills >= 5
         ends(course, request, job, expected)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import bson
 import pytest
+from pymongo.errors import OperationFailure
 from tests.mongo.erasure_people import (
     ANN,
     BOB,
@@ -31,9 +32,9 @@ from mongo_ops.erasure import ledger, requests, tombstones
 from mongo_ops.erasure.conclusion import NotVerifiedError, certificates
 from mongo_ops.erasure.identifiers import InvalidIdentifierError, parse_subject
 from mongo_ops.erasure.plan import NobodyError, PlanChangedError
-from mongo_ops.erasure.run import RunChangedError
+from mongo_ops.erasure.run import Passage, RunChangedError
 from mongo_ops.erasure.vault import VaultError
-from mongo_ops.mongo.batches import covered
+from mongo_ops.mongo.batches import BudgetSpentError, covered
 from mongo_ops.mongo.documents import CODEC
 
 
@@ -433,3 +434,38 @@ def test_a_walk_that_stopped_at_the_persons_key_goes_on_beside_it(
     assert ANNS not in point.values()
     assert [key for key in keys if end and (key < end.key or (end.inclusive and key == end.key))] == covered_after
     assert [key for key in keys if not point["finished"] and point["next"] <= key <= point["upper"]] == left_after
+
+
+# Batches that are too much --------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_is_too_much_for_the_server_is_halved(course, monkeypatch):
+    sizes, treat = [], Passage._treat
+
+    def fails_above_two(self, session, selected):
+        if self.rule.id == "analytics.events":
+            ids = selected["$and"][0]["_id"]["$in"]
+            sizes.append(len(ids))
+            if len(ids) > 2:
+                raise OperationFailure("too large", 257)
+        return treat(self, session, selected)
+
+    monkeypatch.setattr(Passage, "_treat", fails_above_two)
+
+    assert course.whole(course.receive()).complete
+    assert sizes == [5, 2, 3, 1, 2]
+
+
+def test_a_run_stops_at_its_time_budget_and_goes_on(course):
+    plan = course.engine.plan(course.receive())
+    course.engine.hold()
+    course.engine.begin(plan)
+    environment = replace(course.target.environment, budget=0.0)
+    hurried = replace(course, target=replace(course.target, environment=environment))
+
+    with pytest.raises(BudgetSpentError):
+        hurried.engine.carry_out(plan, "analytics.events")
+    assert course.db.analytics.count_documents({"user_id": ANN.user}) == 5
+
+    course.execute(plan)
+    assert course.finish(plan).complete

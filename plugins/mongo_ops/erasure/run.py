@@ -19,6 +19,7 @@ import bson
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
+from pymongo.errors import OperationFailure
 
 from mongo_ops.erasure import holds
 from mongo_ops.erasure.model import Rule, Tally
@@ -26,7 +27,17 @@ from mongo_ops.erasure.selectors import conditions, filter_for, indexed, is_anyw
 from mongo_ops.erasure.survey import Collection, anywhere_names, largest_batch, means, queries, shown
 from mongo_ops.erasure.work import Work
 from mongo_ops.errors import PlanError
-from mongo_ops.mongo.batches import CHECKPOINTS, Batches, Counts, Progress, Reporter, Step, log_progress
+from mongo_ops.mongo.batches import (
+    CHECKPOINTS,
+    Batches,
+    BudgetSpentError,
+    Counts,
+    Progress,
+    Reporter,
+    Step,
+    is_too_much,
+    log_progress,
+)
 from mongo_ops.mongo.documents import CODEC
 from mongo_ops.mongo.throttle import LagProbe, Limits, hold_back, next_size
 
@@ -61,6 +72,19 @@ class Handling:
     limits: Limits = field(default_factory=Limits)
     report: Reporter = log_progress
     sweep: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def insist_on_budget(self, step: str) -> None:
+        """Stop when the time is used up.
+
+        Raises:
+            BudgetSpentError: a retry goes on.
+        """
+        budget = self.limits.budget
+        if budget is not None and time.monotonic() - self.began > budget:
+            raise BudgetSpentError(
+                f"{step}: the time budget of {budget:.0f} s is spent. Run again to go on from there."
+            )
 
     def carry_out(self, rule: Rule, there: Mapping[str, Collection]) -> Tally:
         """Carry a rule out in every collection that it means; go on where a killed try stopped. Return what this rule did in all.
@@ -119,24 +143,45 @@ class Passage:
 
         A killed try begins again with the same few people, and finds what it had not done yet.
         """
-        at, people = self.handling, self.work.subjects
-        probe, largest = LagProbe(self.work.db.client), largest_batch(self.work.db, self.collection.name)
-        size = min(FIRST_SIZE, largest)
+        people = self.work.subjects
         found = self.work.db[CHECKPOINTS].find_one({"_id": self.step_id})
         done = int(found["people"]) if found else 0
         while done < len(people):
             some_people = self.work.closure_of(done, PEOPLE_BY_INDEX)
             query = filter_for(self.rule.select, some_people, self.work.data_map.identifiers)
-            ids = self._ids(query) if query is not None else iter(())
-            while some := list(islice(ids, size)):
-                hold_back(probe, at.limits, at.lease.check, lambda reason: self._tell(done, reason))  # noqa: B023 - at once
-                started = time.monotonic()
-                at.lease.transaction(lambda session: self._treat(session, {"$and": [{"_id": {"$in": some}}, query]}))  # noqa: B023
-                seconds = time.monotonic() - started
-                size = next_size(size, seconds, at.limits.batch_seconds, largest=largest)
+            there = query is not None and self._treat_found(query, done)
             done = min(len(people), done + PEOPLE_BY_INDEX)
-            self._save(done)
+            if there:
+                self._save(done)
             self._tell(done)
+
+    def _treat_found(self, query: Mapping[str, Any], done: int) -> bool:
+        """Treat all that a filter finds; say whether there was anything."""
+        at, ids, size = self.handling, self._ids(query), FIRST_SIZE
+        some = list(islice(ids, size))
+        if not some:
+            return False
+        probe, largest = LagProbe(self.work.db.client), largest_batch(self.work.db, self.collection.name)
+        while some:
+            at.insist_on_budget(self.step_id)
+            hold_back(probe, at.limits, at.lease.check, lambda reason: self._tell(done, reason))
+            started = time.monotonic()
+            for start in range(0, len(some), largest):
+                self._treat_ids(some[start : start + largest], query)
+            size = next_size(size, time.monotonic() - started, at.limits.batch_seconds, largest=largest)
+            some = list(islice(ids, size))
+        return True
+
+    def _treat_ids(self, some: Sequence[Any], query: Mapping[str, Any]) -> None:
+        """Treat documents in one transaction, or in two halves where that is too much for the server."""
+        selected = {"$and": [{"_id": {"$in": list(some)}}, query]}
+        try:
+            self.handling.lease.transaction(lambda session: self._treat(session, selected))
+        except OperationFailure as error:
+            if len(some) == 1 or not is_too_much(error):
+                raise
+            for half in (some[: len(some) // 2], some[len(some) // 2 :]):
+                self._treat_ids(half, query)
 
     def _ids(self, query: Mapping[str, Any]) -> Iterator[Any]:
         return (row["_id"] for row in self.work.db[self.collection.name].find(query, {"_id": 1}))

@@ -273,7 +273,7 @@ class Batches:
                 with pymongo.timeout(patience):
                     return body(session)
             except PyMongoError as error:
-                if _is_too_much(error) or time.monotonic() - started >= patience:
+                if is_too_much(error) or time.monotonic() - started >= patience:
                     raise _TooMuchError(_reason(error)) from error
                 raise
 
@@ -364,7 +364,8 @@ def _sized(point: Document, wanted: int) -> Document:
     return {"size": min(size, ceiling), "ceiling": ceiling + max(1, ceiling // 8)}
 
 
-def _is_too_much(error: PyMongoError) -> bool:
+def is_too_much(error: PyMongoError) -> bool:
+    """Say whether a smaller batch may pass."""
     if not isinstance(error, OperationFailure):
         return False
     details = error.details or {}
@@ -379,7 +380,7 @@ def _blames_size(error: Exception) -> bool:
     cause = error.__cause__ if isinstance(error.__cause__, PyMongoError) else error  # the driver wraps the last failure
     if not isinstance(cause, PyMongoError) or isinstance(cause, ConnectionFailure):
         return False
-    return _is_too_much(cause) or cause.has_error_label("TransientTransactionError")
+    return is_too_much(cause) or cause.has_error_label("TransientTransactionError")
 
 
 def _reason(error: Exception) -> str:
