@@ -1,7 +1,9 @@
-"""Erasures that are killed at every boundary: they come to the same as an undisturbed one."""
+"""Erasures that are killed at every boundary and at 25 random moments: they come to the same as an undisturbed one."""
 
 from __future__ import annotations
 
+import random
+import signal
 import time
 
 import pytest
@@ -16,6 +18,9 @@ from mongo_ops.erasure.model import STAGES
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 EVENTS = 3_000
+RETRY = 1
+"""A process killed while the server still worked on its request for a lease gets it in the end; the next one loses its own, and is retried."""
+
 SOMEBODY = ObjectId("5eed5eed5eed5eed5eed5eed")
 
 
@@ -66,9 +71,37 @@ def test_killed_at_every_boundary_it_comes_to_the_same(undisturbed, replica_set,
         ends(course, request, job, expected)
 
 
+def test_killed_at_25_random_moments_it_comes_to_the_same(undisturbed, replica_set, tmp_path):
+    _, expected, seconds = undisturbed
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # shown when the test fails
+    dice = random.Random(seed)
+    with database(replica_set, tmp_path) as target:
+        course, request = planted(target)
+        job = job_of(course, KEYS, request, tmp_path / "plan.json", replica_set.uri, batch_seconds=0.02)
+        codes = [killed_after(job, dice.random() * seconds * (kill + 1) / 25) for kill in range(25)]
+
+        assert set(codes) <= {0, RETRY, -signal.SIGKILL}
+        assert codes.count(-signal.SIGKILL) >= 3
+        ends(course, request, job, expected)
+
+
+def killed_after(job, seconds):
+    """Run a process for a random time, kill it, and return how it ended."""
+    running = process(job)
+    running.join(seconds)
+    if running.exitcode is None:
+        running.kill()
+    running.join(60)
+    return running.exitcode
+
+
 def ends(course, request, job, expected):
-    end = process(job)
-    end.join(120)
+    for _ in range(3):
+        end = process(job)
+        end.join(120)
+        if end.exitcode != RETRY:
+            break
     assert end.exitcode == 0
     assert outcome(course, request) == expected
     assert audit.verify(course.db).ok
