@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH
 
 PYTHON := .venv/bin/python
 PYTEST_FLAGS ?=
-BESIDE := -n 3 --dist loadscope --no-loadscope-reorder
+BESIDE := --dist loadscope --no-loadscope-reorder
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,10 +27,10 @@ status: setup ## what is running, and where
 	@$(PYTHON) -m demo status
 
 test: setup ## every test but the long fault runs (under 10 minutes)
-	@$(PYTHON) -m pytest tests -m "not chaos" $(BESIDE) $(PYTEST_FLAGS)
+	@$(PYTHON) -m pytest tests -m "not chaos" -n 3 $(BESIDE) $(PYTEST_FLAGS)
 
 chaos: setup ## the long fault runs
-	@$(PYTHON) -m pytest tests -m chaos $(PYTEST_FLAGS)
+	@$(PYTHON) -m pytest tests -m chaos -n 2 $(BESIDE) $(PYTEST_FLAGS)
 
 lint: setup ## check style, types, layers and the migrations; changes nothing
 	@.venv/bin/ruff check .

@@ -84,6 +84,7 @@ def test_a_rejected_plan_is_not_carried_out(scheduler):
     assert nothing_done(scheduler, "rejected")
 
 
+@pytest.mark.chaos
 def test_no_answer_in_time_means_refused(scheduler):
     ended = scheduler.migrate("impatient")
 
@@ -95,6 +96,7 @@ def test_no_answer_in_time_means_refused(scheduler):
     assert nothing_done(scheduler, "impatient")
 
 
+@pytest.mark.chaos
 def test_a_file_edited_after_the_approval_is_not_carried_out(scheduler):
     file = scheduler.include / "migrations" / "008_count_plays.py"
     text = file.read_text()
@@ -126,6 +128,7 @@ def test_marking_the_approval_as_successful_approves_nothing(scheduler):
     assert nothing_done(scheduler, "forced")
 
 
+@pytest.mark.chaos
 def test_a_migration_marked_as_successful_is_missed_by_the_verification(scheduler):
     run = scheduler.trigger("chosen")
     scheduler.until_asked(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from demo import processes
 
 from mongo_ops.mongo import lease
@@ -33,6 +34,7 @@ def test_a_killed_task_is_tried_again_and_every_document_is_changed_exactly_once
     assert scheduler.db("killed").ops_migrations.find_one({"_id": MIGRATION})["attempt"] == 2
 
 
+@pytest.mark.chaos
 def test_a_stopped_task_is_recorded_as_interrupted_frees_the_lease_and_resumes_when_cleared(scheduler):
     run = begin(scheduler, "stopped")
     pid = until_half_done(scheduler, "stopped")

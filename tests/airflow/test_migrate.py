@@ -139,6 +139,7 @@ def test_progress_is_in_the_task_state(scheduler, development):
     assert scheduler.api.xcom(run, task)["counts"] == {"matched": 3, "modified": 3}
 
 
+@pytest.mark.chaos
 def test_two_runs_and_the_cli_at_once_apply_everything_exactly_once(scheduler):
     first, second = scheduler.trigger("raced"), scheduler.trigger("raced")
     db = scheduler.db("raced")
@@ -181,6 +182,7 @@ def test_an_environment_that_does_not_exist_is_refused_by_the_form(scheduler):
     assert refused.value.status == 400
 
 
+@pytest.mark.chaos
 def test_a_server_that_does_not_answer_is_tried_again(scheduler):
     run = scheduler.trigger("unreachable")
     scheduler.until(lambda: scheduler.api.task(run, "plan")["try_number"] > 1, "the second try")

@@ -80,6 +80,7 @@ def test_an_irreversible_migration_stops_the_whole_rollback_with_its_reason(sche
     assert scheduler.events("final", "rolling_back") == []
 
 
+@pytest.mark.chaos
 def test_migrations_applied_out_of_order_are_undone_in_the_order_applied(scheduler, without_007):
     scheduler.bring_up("late", include=without_007)
     seventh, eighth = "007_normalise_artist_genres", "008_count_plays"

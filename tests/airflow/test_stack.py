@@ -80,6 +80,7 @@ def test_a_stack_starts_once_works_and_leaves_no_process(run, dags, tmp_path):
     assert command("down", run).stdout.strip() == "Nothing is running."
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(180)
 def test_down_leaves_nothing_even_after_kill_nine(run, dags, tmp_path):
     stack = Stack(run, airflow_port=0, detached=True)

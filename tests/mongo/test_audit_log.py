@@ -229,7 +229,7 @@ while True:
 def test_a_killed_writer_leaves_a_whole_chain(replica_set, db):
     audit.prepare(db)
     reported = 0
-    for round_ in range(5):
+    for round_ in range(2):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, replica_set.uri, db.name], stdout=subprocess.PIPE, text=True
         )

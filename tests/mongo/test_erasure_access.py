@@ -161,6 +161,7 @@ def test_nobody_is_nobody_and_nothing_is_written(course, nobody):
     assert course.db.audit_log.count_documents({"action": "subject.exported"}) == 0
 
 
+@pytest.mark.chaos
 def test_a_person_with_very_much_passes_in_bounded_memory(course):
     course.db.analytics.insert_many(
         [{"event_type": "play", "user_id": ANN.user, "ts": N, "pad": "x" * 500} for _ in range(15_000)]

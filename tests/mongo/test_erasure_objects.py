@@ -376,6 +376,7 @@ def test_an_export_older_than_any_backup_is_said_and_a_younger_one_counts_as_a_b
     assert (export / "users" / "00000-ab.bson").exists()
 
 
+@pytest.mark.chaos
 def test_many_documents_of_a_large_snapshot_pass_in_bounded_memory(course):
     import resource
 

@@ -79,7 +79,14 @@ def run(project, *words):
     return project.runpytest_subprocess("-q", "-p", "no:randomly", "-p", "no:cacheprovider", *words, timeout=200)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "good",
+        "not reversible",
+        *(pytest.param(n, marks=pytest.mark.chaos) for n in ("not idempotent", "applied twice")),
+    ],
+)
 def test_each_broken_migration_fails_exactly_the_checks_made_for_it(project, name):
     operations, before, expected = CASES[name]
     write(project, operations, before)
@@ -95,6 +102,7 @@ def test_each_broken_migration_fails_exactly_the_checks_made_for_it(project, nam
         assert message in text
 
 
+@pytest.mark.chaos
 def test_the_reference_model_passes(project):
     chosen = "up_down_up or idempotent or 007"  # killing the others everywhere takes a minute
     result = run(project, f"--mongo-ops-migrations={INCLUDE}", "-k", chosen)

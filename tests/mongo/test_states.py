@@ -139,7 +139,7 @@ def test_a_killed_backfill_increments_every_document_exactly_once(project):
     numbers(project.db)
     project.write(n001_add=migration(ADD_ONE))
 
-    for kill in range(4):
+    for kill in range(2):
         with project.process() as process:
             walking(project, process, 500 + kill * 4_000)
             process.kill()
@@ -154,8 +154,8 @@ def test_a_killed_backfill_increments_every_document_exactly_once(project):
     assert told[-1]["counts"] == {"matched": MANY, "modified": MANY}
     assert tally(project.db) == {1: MANY}
     assert state(project) == (State.APPLIED, "forward")
-    assert project.events("001_add").count("interrupted") == 4
-    assert history.load_one(project.db, "001_add").attempt == 5
+    assert project.events("001_add").count("interrupted") == 2
+    assert history.load_one(project.db, "001_add").attempt == 3
     assert sound(project)
 
 

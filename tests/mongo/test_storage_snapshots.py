@@ -539,7 +539,9 @@ def test_a_take_that_is_killed_again_and_again_ends_as_if_it_had_not(replica_set
     assert storage.verify(folder / "s") == taken
 
 
-@pytest.mark.parametrize("mode", ["insert", "replace", "merge_fields"])
+@pytest.mark.parametrize(
+    "mode", ["replace", *(pytest.param(mode, marks=pytest.mark.chaos) for mode in ("insert", "merge_fields"))]
+)
 def test_a_restore_that_is_killed_again_and_again_ends_as_if_it_had_not(replica_set, db, tracks, folder, mode):
     tracks.create_index("plays")
     before = content(tracks)

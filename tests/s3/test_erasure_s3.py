@@ -81,6 +81,7 @@ def finished(course, plan):
     return course.state(plan.run_id)
 
 
+@pytest.mark.chaos
 def test_every_version_and_marker_of_an_object_goes_and_the_neighbours_stay(course, store, versioned):
     put(store, versioned, f"assets/{ANN.image}", b"one", b"two", b"three")
     put(store, versioned, f"assets/{ANN.asset}", b"cover")
@@ -128,6 +129,7 @@ def test_an_old_version_that_is_left_makes_the_verification_fail(course, store, 
     assert finished(course, plan) == "partial"
 
 
+@pytest.mark.chaos
 def test_more_versions_than_a_page_holds_all_go(course, store, versioned, monkeypatch):
     put(store, versioned, f"assets/{ANN.image}", *(b"%d" % n for n in range(12)))
     real = type(course.assets.fs).call_s3

@@ -30,7 +30,9 @@ def keys(store, bucket):
     return sorted(path.partition("/")[2] for path in store.client().find(bucket.path.strip("/")))
 
 
-@pytest.mark.parametrize("form", ["bson.zst", "jsonl.gz", "parquet", "csv"])
+@pytest.mark.parametrize(
+    "form", ["bson.zst", "parquet", *(pytest.param(form, marks=pytest.mark.chaos) for form in ("jsonl.gz", "csv"))]
+)
 def test_an_export_to_s3_comes_back(transfers, store, bucket, form):
     before = fill(transfers)
     found = transfers.export("c", format=form, partitions=3, json_mode="canonical")
