@@ -13,8 +13,8 @@ from mongo_ops.mongo.connection import ConnectionSpec, connect
 from mongo_ops.settings import Environment
 
 SCHEDULERS = (
-    {"test_dags", "test_health", "test_migrate", "test_rollback", "test_transfer"},
-    {"test_approval", "test_erasure", "test_kills", "test_stack"},
+    {"test_dags", "test_health", "test_migrate", "test_partition", "test_rollback", "test_transfer"},
+    {"test_approval", "test_erasure", "test_kills", "test_online", "test_retention", "test_stack"},
 )
 """Which files with a real scheduler share one. Two schedulers, because their tests mostly wait."""
 

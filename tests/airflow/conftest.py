@@ -44,6 +44,9 @@ PLAIN = (
     "moved",
     "landed",
     "watched",
+    "retained",
+    "flowing",
+    "swapped",
 )
 PROTECTED = {
     "production": {"promotes_from": "staging"},
@@ -109,6 +112,39 @@ migration = Migration(
     operations=[RunPython(tell, reverse=nothing, collections=["users"])],
 )
 '''
+SECONDS = '''"""Give plays their length in seconds beside that in milliseconds.
+
+Old writers go on writing milliseconds only; the field is kept right beside them until the contract.
+"""
+
+from mongo_ops.online import Contract, Limits, OnlineMigration
+
+migration = OnlineMigration(
+    collection="plays",
+    transform=[{"$set": {"seconds": {"$divide": ["$ms", 1000]}}}],
+    fields=("seconds",),
+    contract=Contract(drop=("ms",)),
+    limits=Limits(chunk=200, nice=0.5),
+)
+'''
+WORDS = '''"""Compare words without regard to case, by default: a collation, which only a new collection can have.
+
+Readers see the same documents in another order. Undone by a rollback within the window.
+"""
+
+from mongo_ops.online import Limits, OnlineMigration, TargetOptions
+
+migration = OnlineMigration(
+    collection="words",
+    mode="ghost",
+    transform=[{"$set": {"size": {"$strLenCP": "$word"}}}],
+    inverse=[{"$unset": "size"}],
+    target=TargetOptions(collation={"locale": "de", "strength": 2}),
+    limits=Limits(nice=0),
+    soak_hours=1,
+)
+'''
+ONLINE = {"901_seconds.py": SECONDS, "902_words.py": WORDS}
 EXTRA = {
     "008_count_plays.py": COUNT_PLAYS,
     "009_forget_drafts.py": FORGET_DRAFTS,
@@ -171,13 +207,13 @@ class Scheduler:
         """Poll until something holds."""
         assert wait_for(lambda: bool(condition()), seconds, 0.02), f"{what}: not within {seconds:.0f} s"
 
-    def until_asked(self, run: Run) -> None:
+    def until_asked(self, run: Run, task_id: str = "approve") -> None:
         """Wait until the run waits for a person, and Airflow's scheduler has noticed that the asking process has ended.
 
         An answer within that blink is lost: the scheduler takes the end of the first process for the end of the task.
         """
-        self.until(lambda: self.api.task(run, "approve")["state"] == "awaiting_input", "the question for approval")
-        self.until(lambda: self._saw_the_end(run, "approve"), "the end of the asking process")
+        self.until(lambda: self.api.task(run, task_id)["state"] == "awaiting_input", "the question for approval")
+        self.until(lambda: self._saw_the_end(run, task_id), "the end of the asking process")
 
     def _saw_the_end(self, run: Run, task_id: str) -> bool:
         lines = (self.stack.run / "logs" / "scheduler.log").read_text(errors="replace").splitlines()
@@ -270,6 +306,9 @@ def write_include(folder: Path) -> Path:
     shutil.copytree(ROOT / "include", folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in EXTRA.items():
         (folder / "migrations" / name).write_text(text)
+    for name, text in ONLINE.items():
+        (folder / "online").mkdir(exist_ok=True)
+        (folder / "online" / name).write_text(text)
     rows: dict[str, dict[str, Any]] = {name: {"connection": CONNECTION} for name in PLAIN}
     rows["unproven"] = {"connection": CONNECTION}
     rows["staging"] = {"connection": CONNECTION, "promotes_from": "development"}
@@ -279,6 +318,7 @@ def write_include(folder: Path) -> Path:
     for name, row in rows.items():
         row |= {"database": f"test_{name}", "storage": f"${{MONGO_OPS_STORAGE}}/{name}"}
     rows["guarded_before"]["database"] = "test_guarded"  # the same database, for filling it without a second person
+    rows["retained"]["assets"] = "${MONGO_OPS_STORAGE}-assets/retained"
     rows["landed"] |= {"batch_seconds": 0.05, "lease_seconds": 5}
     for name in ("killed", "stopped", "orphaned"):
         rows[name] |= {"batch_seconds": 0.005, "lease_seconds": 5}

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
+from tests.mongo.webhook import listening
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,27 @@ def check(scheduler, **conf):
     return scheduler.end(scheduler.trigger("watched", "mongo_health_check", **conf))
 
 
-def test_what_is_new_is_told_once_and_a_critical_finding_makes_the_verdict_red_after_the_report(scheduler, watched):
+@pytest.fixture
+def told(scheduler):
+    """What Airflow's HTTP notifier sends to a server of the test."""
+    path = scheduler.include / "health.yaml"
+    before = path.read_text()
+    use = "airflow.providers.http.notifications.http.HttpNotifier"
+    options = {"http_conn_id": "health_webhook", "endpoint": "hook", "json": {"text": "{{ health.text }}"}}
+    with listening() as (port, sent):
+        where = {"conn_type": "http", "host": "127.0.0.1", "port": port}
+        scheduler.api.call("POST", "/connections", {"connection_id": "health_webhook", **where})
+        notifiers = [{"use": use, "options": options, "environments": ["watched"]}]
+        path.write_text(yaml.safe_dump({**yaml.safe_load(before), "notifiers": notifiers}))
+        try:
+            yield sent
+        finally:
+            path.write_text(before)
+
+
+def test_what_is_new_is_told_once_and_a_critical_finding_makes_the_verdict_red_after_the_report(
+    scheduler, watched, told
+):
     lapsed = datetime.now(UTC) - timedelta(days=2)
     watched.ops_erasure_requests.insert_one({"_id": "er_overdue", "state": "received", "open": True, "due_at": lapsed})
 
@@ -35,5 +57,9 @@ def test_what_is_new_is_told_once_and_a_critical_finding_makes_the_verdict_red_a
         ("er_overdue", "NEW", "CRIT"),
         ("er_overdue", "SAME", "CRIT"),
     ]
+    assert [body["text"].splitlines()[:2] for _, body in told] == [
+        ["CRIT: watched (test_watched)", "NEW CRIT overdue_erasure: The request er_overdue was due 2 days ago."]
+    ]
+    assert [run.states["forget"] for run in (first, again)] == ["success"] * 2
     page = Path(scheduler.api.xcom(first.run, "report")["page"].removeprefix("file://"))
     assert "The request er_overdue was due 2 days ago" in page.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,12 +19,26 @@ SHARED_OPLOG = "oplog_window"  # the tests before may have filled the small oplo
 OLD_SERVER = "server_version"  # the tests' own server is past its end of life, which is true and no fault of a test
 
 
+def until(condition, what, seconds=30.0):
+    """Wait until something holds; return it."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+    return found
+
+
+def shipped():
+    """The shipped thresholds, without waiting between samples."""
+    return replace(load_thresholds(), sample_seconds=0.0)
+
+
 def thresholds(**limits):
-    """The shipped thresholds with some limits replaced, without waiting between samples."""
-    shipped = load_thresholds()
+    """The shipped thresholds with some limits replaced, without what is true of the tests' own server."""
+    found = shipped()
     off = {name: Limits(enabled=False) for name in (OLD_SERVER, SHARED_OPLOG)}
-    own = {name: replace(shipped.limits.get(name, Limits()), **given) for name, given in limits.items()}
-    return replace(shipped, sample_seconds=0.0, limits={**shipped.limits, **off, **own})
+    own = {name: replace(found.limits.get(name, Limits()), **given) for name, given in limits.items()}
+    return replace(found, limits={**found.limits, **off, **own})
 
 
 @contextmanager

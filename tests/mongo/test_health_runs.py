@@ -170,7 +170,7 @@ def test_the_history_keeps_a_run_once_and_forgets_it_in_time(target):
     assert target.db.ops_health.count_documents({}) == 6
     assert [point.value for point in history.past(target.db, "cache", "used")] == [91.0, 91.0]
     assert history.earlier(target.db, ["cache"], now)["cache"].problems["used"][0] is Status.WARN
-    assert history.earlier(target.db, ["cache"], now - timedelta(days=5))["cache"].last is None
+    assert history.earlier(target.db, ["cache"], now - timedelta(days=5)) == {}
     summaries, numbers = history.frame_rows(target.db, 60)
     assert (len(summaries), len(numbers)) == (2, 2)
 
@@ -215,3 +215,72 @@ def test_limits_can_switch_a_check_off(replica_set, target):
         run = look(session, target, "run", ["server"])
 
     assert [one.status for one in run.results if one.check == "cache"] == [Status.SKIPPED]
+
+
+COVERED = {
+    "a": ([("a", 1)], {}), "a_b": ([("a", 1), ("b", -1)], {}), "reverse": ([("a", -1), ("b", 1), ("c", 1)], {}),
+    "folded": ([("s", 1)], {"collation": {"locale": "en", "strength": 2}}),
+    "folded_longer": ([("s", 1), ("a", 1)], {"collation": {"locale": "en", "strength": 2}}),
+    "exact": ([("s", 1)], {}), "other": ([("s", 1), ("a", 1)], {"collation": {"locale": "de"}}),
+    "some": ([("$**", 1)], {"wildcardProjection": {"m": 1}}), "all": ([("$**", 1)], {}),
+    "lone": ([("u", 1)], {"unique": True}), "lone_longer": ([("u", 1), ("a", 1)], {}),
+}  # fmt: skip
+
+
+def test_what_is_called_redundant_is_not_missed_by_the_servers_own_planner(replica_set, target):
+    """Without the index, each query that it served is served by an index all the same: no scan, no sort in memory."""
+    notes = target.db.notes
+    notes.insert_many([{"a": n % 7, "b": n % 5, "c": n, "s": f"S{n}", "u": n, "m": n} for n in range(200)])
+    for name, (keys, options) in COVERED.items():
+        notes.create_index(keys, name=name, **options)
+    with looking(replica_set, target) as session:
+        run = look(session, target, "run", ["indexes"])
+    advised = {scope.partition(".")[2] for check, scope in told(run) if check == "redundant_indexes"}
+
+    assert advised == {"a", "a_b", "folded"}
+    for name in advised:
+        notes.drop_index(name)
+    folded = {"locale": "en", "strength": 2}
+    for query, order, collation in (
+        ({"a": 3}, [("a", 1)], None), ({"a": {"$gt": 3}}, [("a", -1)], None), ({"a": 3, "b": {"$lt": 4}}, [("a", 1), ("b", -1)], None),
+        ({}, [("a", -1), ("b", 1)], None), ({"s": "s7"}, [("s", 1)], folded), ({"s": {"$gt": "s7"}}, [("s", -1)], folded),
+    ):  # fmt: skip
+        plan = str(notes.find(query).sort(order).collation(collation).explain()["queryPlanner"]["winningPlan"])
+        assert "IXSCAN" in plan, (query, order)
+        assert "COLLSCAN" not in plan
+        assert "'SORT'" not in plan
+
+
+def test_a_single_unknown_finding_is_new_once_and_a_check_that_cannot_look_is_too(replica_set, target):
+    """A token of a form that nobody knows is UNKNOWN night after night: that is no news, and nothing is fixed by it."""
+    target.db.readers.insert_one({"_id": 5, "token": "of another database"})
+    watched = thresholds(resume_tokens={"options": {"places": ["readers.token"], "full": 0.9}})
+
+    def breaks(_snapshot):
+        raise ValueError
+
+    with looking(replica_set, target, watched, drift=breaks) as session:
+        runs = [look(session, target, name, ["replication", "schema"]) for name in ("first", "second", "third")]
+    target.db.readers.delete_many({})
+    with looking(replica_set, target, watched) as session:
+        last = look(session, target, "mended", ["replication", "schema"])
+
+    token, drift = ("resume_tokens", "readers.token of 5"), ("schema_drift", "could not look")
+    assert [told(run) for run in runs] == [
+        {token: ("UNKNOWN", way), drift: ("UNKNOWN", way)} for way in ("NEW", "SAME", "SAME")
+    ]
+    assert {one.since for run in runs for one in run.judged} == {runs[0].at}
+    assert told(last) == {token: ("OK", "FIXED"), drift: ("OK", "FIXED")}
+
+
+def test_a_file_system_statistic_is_read_only_where_holes_can_be(replica_set, target):
+    """The costly statistics of a collection and all of its indexes are asked of nobody while the database has too little free space."""
+    for number in range(30):
+        target.db[f"c{number}"].insert_one({})
+    with looking(replica_set, target) as session:
+        snapshot = session.snapshot()
+        before = session.guard.commands
+        results = session.look(snapshot, [check for check in chosen(["storage"]) if check.id == "fragmentation"])
+
+    assert snapshot.disk["freeStorageSize"] < 50 * 1024 * 1024
+    assert (session.guard.commands - before, results[0].status) == (0, Status.OK)

@@ -231,9 +231,9 @@ def test_bad_rows_are_noted_with_line_offset_and_reason_and_the_rest_is_loaded(t
     assert [text[row["offset"] :].split(b"\n")[0].decode() for row in rejected] == [rows[i] for i in (3, 5, 20, 30, 33)]
     assert [row["reason"] for row in rejected] == [
         "no valid Extended JSON document",
-        "a document with the same _id is there already (code 11000)",
-        "the validator refuses it: required n (code 121)",
-        "a document with the same _id is there already (code 11000)",
+        "a document with the same _id exists already (code 11000)",
+        "a document breaks the collection's validator: required n (code 121)",
+        "a document with the same _id exists already (code 11000)",
         "no valid Extended JSON document",
     ]
     assert (report.tally.inserted, report.tally.rejected) == (35, 5)
@@ -366,7 +366,7 @@ def test_hostile_files_are_named(transfers, name, data, error, sentence):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b'{"_id": ' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}", "the server refused it|nested too deeply"),
+        (b'{"_id": ' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}", "the server refused the command|nested too deeply"),
         (b'{"_id": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}", "nested more than"),
         (b'{"_id": "\xff\xfe"}', "not UTF-8"),
         (b'{"a": {"$oid": 5}}', "no valid Extended JSON"),

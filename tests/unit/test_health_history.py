@@ -32,20 +32,20 @@ def judged(one, earlier=None, mutes=()):
     [(None, WARN, "NEW"), (WARN, WARN, "SAME"), (WARN, CRIT, "WORSE"), (CRIT, WARN, "SAME")],
 )
 def test_a_finding_is_compared_with_the_last_run(before, now, transition):
-    earlier = Earlier({"used": (before, BEFORE)} if before else {}, before)
+    earlier = Earlier({"used": (before, BEFORE)} if before else {})
 
     assert judged(result(now, ("used", now)), earlier) == {"used": (transition, None)}
 
 
 def test_what_is_gone_is_fixed_but_not_when_nobody_could_look():
-    earlier = Earlier({"used": (CRIT, BEFORE)}, CRIT)
+    earlier = Earlier({"used": (CRIT, BEFORE)})
 
     assert judged(result(Status.OK), earlier) == {"used": ("FIXED", None)}
     assert judged(result(UNKNOWN, reason="It could not look."), earlier) == {UNABLE: ("NEW", None)}
     assert judged(result(Status.SKIPPED, off=True), earlier) == {}
     assert judged(result(Status.SKIPPED), earlier) == {"used": ("FIXED", None)}
-    assert judged(result(UNKNOWN), Earlier({}, UNKNOWN)) == {UNABLE: ("SAME", None)}
-    after = Earlier({"used": (CRIT, BEFORE)}, UNKNOWN)
+    assert judged(result(UNKNOWN), Earlier({}, BEFORE)) == {UNABLE: ("SAME", None)}
+    after = Earlier({"used": (CRIT, BEFORE)}, BEFORE)
     assert judged(result(CRIT, ("used", CRIT)), after) == {"used": ("SAME", None), UNABLE: ("FIXED", None)}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from bson import ObjectId
+from bson import Int64, ObjectId
 
 from mongo_ops.health.checks import CHECKS, GROUPS
 from mongo_ops.health.checks.backup_age import Last
@@ -129,8 +130,14 @@ def test_a_resume_token_is_dated_and_one_that_fell_out_is_critical():
     assert moment({"_data": "zz"}) is None
     tokens = {"old": -11, "near": -9.5, "fine": -2}
     kept = [(name, token(NOW + timedelta(hours=hours))) for name, hours in tokens.items()] + [("odd", 5)]
-    facts = Tokens(NOW - timedelta(hours=10), NOW, kept)
-    assert found("resume_tokens", facts) == {"old": CRIT, "near": CRIT, "fine": OK, "odd": Status.UNKNOWN}
+    full = Tokens(NOW - timedelta(hours=10), NOW, 1.0, kept)
+    assert found("resume_tokens", full) == {"old": CRIT, "near": CRIT, "fine": OK, "odd": Status.UNKNOWN}
+    assert found("resume_tokens", replace(full, fill=0.2)) == {
+        "old": CRIT,
+        "near": OK,
+        "fine": OK,
+        "odd": Status.UNKNOWN,
+    }
 
 
 def test_server_pressure_needs_both_samples():
@@ -192,7 +199,7 @@ def test_fragmentation_goes_by_free_space_not_by_compression():
         "small": {"storageSize": megabyte, "freeStorageSize": megabyte, "size": 1},
     }
 
-    assert found("fragmentation", snapshot(sizes=sizes)) == {"holes": WARN}
+    assert found("fragmentation", sizes) == {"holes": WARN}
 
 
 def test_a_count_is_wrong_only_beyond_what_was_written_meanwhile():
@@ -348,7 +355,12 @@ def test_a_fact_that_could_not_be_read_is_unknown_and_never_well():
 def test_evidence_is_keys_that_name_nobody_and_few():
     person, key, number = "ann@example.org", ObjectId("65f000000000000000000001"), UUID(int=5)
 
-    assert shown_ids([person, key, 7, number]) == (str(key), "7", str(number))
+    shown = shown_ids([key, 7, Int64(8), person, number, True, {"mail": person}, 1.5, None])
+
+    assert shown[:3] == (str(key), "7", "8")
+    assert all(re.fullmatch("#[0-9a-f]{10}", one) for one in shown[3:])
+    assert len(set(shown)) == 9
+    assert shown_ids([person]) == shown[3:4]
     assert len(shown_ids(range(500))) == 20
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mongo_ops.cli import erasure_arguments, health_arguments, transfer_arguments
+from mongo_ops.cli import erasure_arguments, health_arguments, online_arguments, partition, transfer_arguments
 
 if TYPE_CHECKING:
     Parsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
@@ -28,6 +28,8 @@ COMMANDS = {
     **erasure_arguments.COMMANDS,
     **transfer_arguments.COMMANDS,
     **health_arguments.COMMANDS,
+    **online_arguments.COMMANDS,
+    **partition.COMMANDS,
 }
 
 
@@ -39,6 +41,8 @@ def add_commands(parsers: Parsers) -> None:
     erasure_arguments.add_commands(parsers)
     transfer_arguments.add_commands(parsers)
     health_arguments.add_commands(parsers)
+    online_arguments.add_commands(parsers)
+    partition.add_commands(parsers)
 
 
 def _migrating(parsers: Parsers) -> None:

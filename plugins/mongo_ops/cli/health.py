@@ -12,7 +12,7 @@ from mongo_ops.cli.output import show
 from mongo_ops.health import history, report
 from mongo_ops.health.model import Status
 from mongo_ops.health.run import chosen
-from mongo_ops.health.session import Session, record
+from mongo_ops.health.session import Session, reach, record
 from mongo_ops.health.sight import HealthGuard
 from mongo_ops.health.thresholds import load_thresholds
 from mongo_ops.mongo.connection import ServerUnreachableError, connect
@@ -25,9 +25,9 @@ EXIT_CODES = {Status.OK: 0, Status.CRIT: 1, Status.WARN: 2, Status.UNKNOWN: 2, S
 def health(arguments: argparse.Namespace) -> int:
     """Carry the checks out; the exit code says how bad it is."""
     checks, thresholds, guard = chosen(arguments.group), load_thresholds(), HealthGuard()
-    environment = load_environment(arguments.env)
+    environment = thresholds.as_seen(load_environment(arguments.env))
     spec = support.connection_spec(environment)
-    with connect(spec, environment, listeners=(guard,)) as target:
+    with reach(spec, environment, guard) as target:
         session = Session(target, spec, guard, thresholds, outside(target))
         run = session.run(f"cli {uuid.uuid4().hex[:12]}", checks)
     rows = report.Rows()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -16,11 +16,14 @@ from mongo_ops.erasure import tombstones
 from mongo_ops.erasure.engine import Engine
 from mongo_ops.erasure.identifiers import parse_subject
 from mongo_ops.erasure.keys import Keyring
-from mongo_ops.erasure.map_file import load_map
+from mongo_ops.erasure.map_file import FILE, load_map
 from mongo_ops.erasure.replay import tombstone_filter
+from mongo_ops.erasure.tags import subjects_named
 from mongo_ops.errors import PlanError
 from mongo_ops.migrations.history import Occasion
+from mongo_ops.settings import include_folder
 from mongo_ops.storage import open_folder
+from mongo_ops.transfer.whereabouts import Exports
 
 if TYPE_CHECKING:
     from mongo_ops.mongo.connection import Target
@@ -44,6 +47,7 @@ def open_engine(arguments: argparse.Namespace, *, read_only: bool = False) -> It
             holder=support.holder(occasion),
             actor=occasion.actor,
             assets=open_folder(at.assets, connection=at.assets_connection) if at.assets else None,
+            exports=Exports(target.db, lambda uri, connection: open_folder(uri, connection=connection)),
         )
         yield engine, occasion
 
@@ -59,6 +63,13 @@ def refusal(target: Target, collection: str) -> Callable[[bytes], bool] | None:
     if not tombstones.at(folder).exists():
         return None
     return partial(tombstone_filter(target, load_map(), keyring(), folder), collection)
+
+
+def subjects(collections: Iterable[str], where: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the references of the people whom an export's filter names, by collection; nobody's where there is no data map."""
+    if not where or not (include_folder() / FILE).is_file():
+        return {}
+    return subjects_named(load_map(), keyring(), collections, where)
 
 
 def keyring() -> Keyring:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mongo_ops.cli import support
 from mongo_ops.cli.output import show
-from mongo_ops.cli.people import refusal
+from mongo_ops.cli.people import refusal, subjects
 from mongo_ops.errors import PlanError
 from mongo_ops.mongo import batches
 from mongo_ops.mongo.connection import Target
@@ -42,7 +42,7 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.discard and not arguments.dry_run:
         engine.discard_export(folder)
     with support.open_target(arguments.env, read_only=arguments.dry_run) as target:
-        plan = engine.plan_export(target, folder, request)
+        plan = engine.plan_export(target, folder, request, arguments.storage_connection)
         if arguments.dry_run:
             show(arguments, plan.as_value(), report.export_plan_as_text(plan))
             return SOMETHING_TO_DO
@@ -53,7 +53,9 @@ def export(arguments: argparse.Namespace) -> int:
                 arguments, len(plan.parts), _ExportPart(arguments.env, arguments.destination, arguments.storage_connection, plan, run_id),
                 lambda number: engine.export_part(target, folder, plan, number, run_id=run_id, report=tell),
             )  # fmt: skip
-        found = engine.finish_export(target, folder, plan, run_id=run_id, actor=support.occasion().actor.name)
+        named = subjects([one.name for one in plan.collections], request.where)
+        actor = support.occasion().actor.name
+        found = engine.finish_export(target, folder, plan, run_id=run_id, actor=actor, subjects=named)
     seen = engine.verify_export(folder) if arguments.verify else None
     value = {"run_id": run_id, "manifest": found.model_dump(mode="json"), "verified": None if seen is None else seen.ok}
     show(arguments, value, report.export_as_text(found, seen))

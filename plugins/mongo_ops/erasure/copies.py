@@ -10,9 +10,10 @@ import json
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from bson.errors import BSONError
@@ -36,6 +37,7 @@ from mongo_ops.storage.versions import Version
 
 if TYPE_CHECKING:
     from mongo_ops.erasure.holds import Holds
+    from mongo_ops.erasure.scan import Owner
     from mongo_ops.storage import Source
 
 OWN = "erasure"
@@ -66,6 +68,11 @@ class Place:
     def current(self) -> tuple[str, ...]:
         """The names of the files that a reader sees."""
         return _current(self.files)
+
+    @property
+    def is_export(self) -> bool:
+        """Whether it is the folder of an export, or was before somebody removed it: old versions of its files may be there."""
+        return self.kind != "snapshot" and not {manifest.FILE, CLAIM}.isdisjoint(self.files)
 
 
 @dataclass
@@ -158,16 +165,21 @@ def sweep(work: Work, held: Holds, storage: Folder, place: Place) -> Rewritten:
 
 def traces(work: Work, path: Folder) -> set[str]:
     """Return the requests of which a file of any format holds a trace in its bytes."""
-    found: set[str] = set()
-    overlap = work.haystack.longest + 2 * MARGIN
     with reading(path) as source:
-        before = b""
-        while part := source.read(READ):
-            buffer = before + part
-            for spot in work.haystack.find(buffer):
-                if spot.start >= MARGIN or not before:
-                    found |= {owner.request_id for owner in work.haystack.owners(spot)}
-            before = buffer[-overlap:]
+        return {owner.request_id for owner in owners_in(work, iter(lambda: source.read(READ), b""))}
+
+
+def owners_in(work: Work, parts: Iterable[bytes]) -> set[Owner]:
+    """Return whose traces a long text holds, wherever it is cut into parts."""
+    found: set[Owner] = set()
+    overlap = work.haystack.longest + 2 * MARGIN
+    before = b""
+    for part in parts:
+        buffer = before + part
+        for spot in work.haystack.find(buffer):
+            if spot.start >= MARGIN or not before:
+                found |= work.haystack.owners(spot)
+        before = buffer[-overlap:]
     return found
 
 
@@ -179,7 +191,8 @@ def cleaner(work: Work, held: Holds, snapshot: Snapshot) -> Cleaner:
     """Return what cleans a snapshot's documents."""
     own = snapshot.database == work.db.name
     whole = snapshot.projection is None
-    return Cleaner(work, snapshot.collection, held, lambda some: not_held(work, held, snapshot, some), own and whole)
+    free = partial(not_held, work, held, snapshot.database, snapshot.collection)
+    return Cleaner(work, snapshot.collection, held, free, own and whole)
 
 
 def cleaned(one: Cleaner, source: Source) -> Iterator[tuple[Sequence[bytes], Sequence[Cleaned]]]:
@@ -245,9 +258,9 @@ def _free(work: Work, held: Holds, requests: set[str]) -> set[str]:
     return {one for one in requests if not held.of(work.references[one])}
 
 
-def not_held(work: Work, held: Holds, snapshot: Snapshot, some: Sequence[Document]) -> Sequence[bool]:
-    """Ask the server which documents no hold covers: a hold is a filter, and only the server applies filters."""
-    query = held.exclusion(snapshot.collection) if snapshot.database == work.db.name else None
+def not_held(work: Work, held: Holds, database: str, collection: str, some: Sequence[Document]) -> Sequence[bool]:
+    """Ask the server which documents of a collection no hold covers: a hold is a filter, and only the server applies filters."""
+    query = held.exclusion(collection) if database == work.db.name else None
     if query is None:
         return [True] * len(some)
     numbered = [{**document, NUMBER: number} for number, document in enumerate(some)]

@@ -27,6 +27,7 @@ from mongo_ops.mongo.lease import Holder, Lease, acquire, free, show
 from mongo_ops.mongo.throttle import Limits
 
 if TYPE_CHECKING:
+    from mongo_ops.erasure.exports import Exports
     from mongo_ops.erasure.keys import Keyring
     from mongo_ops.mongo.connection import Target
     from mongo_ops.storage import Folder
@@ -58,6 +59,7 @@ class Engine:
         actor: who triggered it.
         report: gets the progress.
         assets: the product's own objects, which documents name by their keys; None where the environment configures none.
+        exports: the environment's exports, wherever they are; None leaves them as they are, as backups.
     """
 
     target: Target
@@ -68,13 +70,14 @@ class Engine:
     actor: Actor
     report: Reporter = field(default=log_progress, repr=False)
     assets: Folder | None = None
+    exports: Exports | None = None
     _known: dict[str, Work] = field(default_factory=dict, init=False, repr=False, compare=False)
     """The plans' people whose closures this process has opened; opening 10,000 takes seconds."""
 
     @property
     def stores(self) -> Stores:
         """Where files of people may be."""
-        return Stores(self.folder, self.assets)
+        return Stores(self.folder, self.assets, self.exports)
 
     @property
     def run_id(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from bson.errors import BSONError
 
-from mongo_ops.erasure import copies, holds
+from mongo_ops.erasure import copies, export_inspection, holds
 from mongo_ops.erasure.assets import CHUNK, Asset, assets_of, held_keys, place_of
 from mongo_ops.erasure.forms import key_of
 from mongo_ops.erasure.holds import Holds
@@ -49,13 +49,36 @@ def inspect(work: Work, stores: Stores) -> Inspection:
     known = list(assets_of(work.data_map, work.subjects))
     for start in range(0, len(known), CHUNK):
         _inspect_assets(work, stores.assets, held, known[start : start + CHUNK], seen)
+    there: list[Folder] = []
     try:
-        for place in (one for one in copies.places(stores.storage) if one.kind != "export"):
-            _inspect_place(work, place, held, seen)
+        for place in copies.places(stores.storage):
+            if place.kind != "export":
+                _inspect_place(work, place, held, seen)
+                blind += _orphans(stores, place)
+            if place.is_export:
+                there.append(place.folder)
     except StorageDeniedError as error:
         blind.append(f"Not everything in storage could be looked at: {error}")
+    if stores.exports is not None:
+        _add(work, export_inspection.inspect(work, stores.exports, there, held), held, seen, blind)
     seen.blind = tuple(dict.fromkeys(blind))
     return seen
+
+
+def _add(work: Work, found: export_inspection.Seen, held: Holds, seen: Inspection, blind: list[str]) -> None:
+    """Add what is left in exports of those who are not held."""
+    blind += found.blind
+    for where, request in found.left:
+        if not held.of(work.references[request]):
+            seen.residue[where, "export", "any"] += 1
+            seen.offenders[request] += 1
+
+
+def _orphans(stores: Stores, place: copies.Place) -> list[str]:
+    """Name parts of exports that belong to none: they are compressed, so a look at their bytes says nothing."""
+    known = stores.exports
+    parts = [name for name in place.current if known is not None and known.is_part(name)]
+    return [f"{show(place.folder)} holds {len(parts):,} parts of no export. Remove them."] if parts else []
 
 
 def _inspect_assets(work: Work, assets: Folder | None, held: Holds, some: Sequence[Asset], seen: Inspection) -> None:
@@ -104,7 +127,8 @@ def _unjustified(work: Work, path: Folder, described: Snapshot, held: Holds) -> 
         with reading(path) as source:
             for batch in bsonfile.batches(source):
                 suspicious = [one for one in batch if work.haystack.find(one)]
-                free = copies.not_held(work, held, described, list(map(bsonfile.decoded, suspicious)))
+                opened = list(map(bsonfile.decoded, suspicious))
+                free = copies.not_held(work, held, described.database, described.collection, opened)
                 loose = b"".join(one for one, is_free in zip(suspicious, free, strict=True) if is_free)
                 found |= set(work.haystack.look(namespace, loose, judged).offenders)
     except (BSONError, ValueError):  # damaged: whose it is, its bytes have said

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mongo_ops.erasure.paths import is_path
+from mongo_ops.erasure.periods import is_countable
 from mongo_ops.erasure.selectors import ANYWHERE, EXISTS, NOT, OR
 
 CATEGORY = re.compile(r"(?:user|system)(?:\.[a-z][a-z0-9_]*)*\Z")
-PERIOD = re.compile(r"P(?=.)(?:\d+Y)?(?:\d+M)?(?:\d+W)?(?:\d+D)?(?:T(?=.)(?:\d+H)?(?:\d+M)?(?:\d+S)?)?\Z")
 NAME = r"^[a-z][a-z0-9_]*$"
 Scalar = str | int | bool
 
@@ -24,8 +24,10 @@ def _a_path(text: str) -> str:
 
 
 def _a_period(text: str) -> str:
-    if not PERIOD.match(text):
-        raise ValueError("must be an ISO 8601 duration like P3Y, P25M or P90D")
+    if not is_countable(text):
+        raise ValueError(
+            "must be an ISO 8601 duration of years, months, weeks and days, like P3Y, P25M or P90D, of at most 1,000 years"
+        )
     return text
 
 

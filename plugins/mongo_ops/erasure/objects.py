@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo import UpdateOne
 
-from mongo_ops.erasure import copies, holds, periods
+from mongo_ops.erasure import copies, exports, holds, periods
 from mongo_ops.erasure.assets import CHUNK, Asset, assets_of, held_keys, place_of
+from mongo_ops.erasure.exports import Exports, Taken
 from mongo_ops.erasure.forms import key_of
 from mongo_ops.erasure.model import Finding
 from mongo_ops.erasure.run import EXECUTING, RESULTS, RUNS, RunChangedError
@@ -52,10 +53,14 @@ class MigrationsBusyError(RunError):
 
 @dataclass(frozen=True)
 class Stores:
-    """Where files of people may be: the environment's own storage, and the product's objects if they are configured."""
+    """Where files of people may be: the environment's own storage, the product's objects if they are configured, and exports.
+
+    Without ``exports`` nobody looks into any: they count as backups.
+    """
 
     storage: Folder
     assets: Folder | None = None
+    exports: Exports | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,14 @@ def findings(work: Work, stores: Stores) -> tuple[Finding, ...]:
     """Return what keeps some people's objects from being erased; their results are partial, those of others are not. Reads only."""
     known = list(assets_of(work.data_map, work.subjects))
     people = len({one.request_id for one in known})
-    return tuple(
+    found = [
         Finding("assets", f"{sentence} The result of requests with objects ({people:,}) can be partial at best.")
         for sentence in (_of_assets(known, stores.assets) if known else ())
-    )
+    ]
+    if stores.exports is not None:
+        there = (one.folder for one in copies.places(stores.storage) if one.is_export)
+        found += exports.findings(stores.exports, there)
+    return tuple(found)
 
 
 def gaps(work: Work, stores: Stores) -> tuple[Finding, ...]:
@@ -98,13 +107,11 @@ def gaps(work: Work, stores: Stores) -> tuple[Finding, ...]:
     period = work.data_map.backups_period
     horizon = periods.before(datetime.now(UTC), period)
     try:
-        exports = [
-            one for one in copies.places(stores.storage) if one.kind == "export" and manifest.FILE in one.current
-        ]
-        old = sum(1 for one in exports if (moment := copies.finished_at(one)) is None or moment < horizon)
+        made = [one for one in copies.places(stores.storage) if one.kind == "export" and manifest.FILE in one.current]
+        old = sum(1 for one in made if (moment := copies.finished_at(one)) is None or moment < horizon)
     except StorageDeniedError as error:
         return (Finding("storage", f"Snapshots cannot be looked through: {error}"),)
-    return (Finding("storage", _outdated(old, period)),) if old else ()
+    return (Finding("storage", _outdated(old, period)),) if old and stores.exports is None else ()
 
 
 def _outdated(number: int, period: str) -> str:
@@ -156,13 +163,20 @@ def erase(work: Work, stores: Stores, lease: Lease, plan_digest: str, is_migrati
         raise MigrationsBusyError(
             "A migration is under way and may be writing snapshots. Run again when it is through."
         )
+    there: list[Folder] = []
     try:
         for place in copies.places(stores.storage):
             _go_on(work, lease, plan_digest)
             if place.kind != "export":
                 _clean(work, stores.storage, place)
+            if place.is_export:
+                there.append(place.folder)
     except StorageDeniedError as error:  # what stays there, the verification finds
         log.warning("Copies were not cleaned: %s", error)
+    if stores.exports is not None:
+        for folder in exports.folders(stores.exports, there)[0]:
+            _go_on(work, lease, plan_digest)
+            _clean_export(work, stores.exports, folder)
     return erased(work)
 
 
@@ -220,6 +234,15 @@ def _result(work: Work, rule: str, key: str, people: Mapping[str, int], counts: 
     }
     names = {"documents": 0, **counts}
     return UpdateOne({"_id": f"{work.run}/{rule}/{key}"}, {"$setOnInsert": rest, "$max": names}, upsert=True)
+
+
+def _clean_export(work: Work, known: Exports, folder: Folder) -> None:
+    def note(taken: Taken) -> None:
+        key = f"{folder.path.strip('/')}/{taken.before[:16]}"
+        counts = {"files": 1, "documents": taken.documents}
+        work.db[RESULTS].bulk_write([_result(work, COPIES, key, taken.by_request, counts)])
+
+    exports.clean(work, holds.active(work.db), known, folder, note)
 
 
 def _clean(work: Work, storage: Folder, place: copies.Place) -> None:

@@ -9,6 +9,17 @@ from mongo_ops.erasure.deadlines import months_after
 
 PERIOD = re.compile(r"P(?=\d)(?:(?P<years>\d+)Y)?(?:(?P<months>\d+)M)?(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+)D)?\Z")
 
+MOST_MONTHS, MOST_DAYS = 12_000, 365_000
+"""A thousand years: what is older was never anybody's, and the calendar of computers begins in the year 1."""
+
+
+def is_countable(text: str) -> bool:
+    """Say whether a text is a period that ``after`` and ``before`` can count from any day of our time."""
+    if PERIOD.match(text) is None:
+        return False
+    months, days = _parts(text)
+    return months <= MOST_MONTHS and days <= MOST_DAYS
+
 
 def after(moment: datetime, period: str) -> datetime:
     """Return the moment one period later; 31 January and P1M give the end of February."""

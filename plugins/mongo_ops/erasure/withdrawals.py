@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -137,18 +138,24 @@ def _is_own(branch: Mapping[str, Any]) -> bool:
 def _of_type(engine: Engine, plan: RetentionPlan, lease: Lease, type: str, rules: Sequence[Rule]) -> Withdrawn:
     db, people, held_people = engine.target.db, 0, 0
     there = survey.collections(db, rules)
-    found, number = who(db, type, plan.at), 0
+    found = who(db, type, plan.at)
     while some := list(islice(found, PEOPLE)):
         held = holds.active(db)
         subjects = [one for one in map(lambda value: _subject(engine, held, value), some) if one is not None]  # noqa: C417
-        people, held_people, number = people + len(some), held_people + len(some) - len(subjects), number + 1
+        people, held_people = people + len(some), held_people + len(some) - len(subjects)
         resolved = closure.resolve(db, engine.data_map, subjects).subjects
         work = Work(engine.target, engine.data_map, engine.keyring, resolved, plan.run_id)
         for rule in rules:
             mine = replace(rule, id=f"{rule.id}/{type}")
-            Handling(work, lease, plan.digest, _limits(engine), engine.report, number).carry_out(mine, there)
+            Handling(work, lease, plan.digest, _limits(engine), engine.report, _number(subjects)).carry_out(mine, there)
     documents = {rule.id: retention.done_by(db, plan.run_id, f"{rule.id}/{type}") for rule in rules}
     return Withdrawn(type, people, held_people, documents)
+
+
+def _number(subjects: Sequence[Subject]) -> int:
+    """Return a number for the checkpoints of these people: others, after somebody was erased or held meanwhile, begin anew."""
+    names = " ".join(one.reference for one in subjects)
+    return int.from_bytes(sha256(names.encode()).digest()[:6], "big") + 1
 
 
 def _subject(engine: Engine, held: holds.Holds, value: Any) -> Subject | None:

@@ -13,6 +13,7 @@ from pymongo import ReplaceOne
 
 from mongo_ops.health.model import Earlier, Judged, Result, Run, Status
 from mongo_ops.health.sight import Point
+from mongo_ops.health.verdict import UNABLE
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -33,18 +34,23 @@ def prepare(db: Database[Document]) -> None:
 
 
 def earlier(db: Database[Document], checks: Iterable[str], before: datetime) -> dict[str, Earlier]:
-    """Return what finished runs before a moment knew of each check."""
-    found: dict[str, Earlier] = {}
-    for check in checks:
-        summaries = {"kind": SUMMARY, "check": check, "at": {"$lt": before}}
-        last = db[HEALTH].find_one(summaries, sort=[("at", -1)])
-        looked = db[HEALTH].find_one(
-            {**summaries, "status": {"$ne": str(Status.UNKNOWN)}, "off": False}, sort=[("at", -1)]
-        )
-        rows = db[HEALTH].find({"run": looked["run"], "check": check, "kind": FINDING}) if looked else ()
-        problems = {row["scope"]: (Status(row["status"]), row["since"]) for row in rows if Status(row["status"]).rank}
-        found[check] = Earlier(problems, Status(last["status"]) if last else None)
-    return found
+    """Return what finished runs before a moment knew of each check, with two commands."""
+    mine = {"$in": list(checks)}
+    looked = {"$and": [{"$not": ["$off"]}, {"$or": [{"$ne": ["$status", str(Status.UNKNOWN)]}, "$findings"]}]}
+    last: dict[str, Document] = {
+        row["_id"]: row
+        for row in db[HEALTH].aggregate([
+            {"$match": {"kind": SUMMARY, "check": mine, "scope": "", "at": {"$lt": before}}},
+            {"$group": {"_id": "$check", "last": {"$max": {"at": "$at", "unable_since": "$unable_since"}},
+                        "looked": {"$max": {"$cond": [looked, {"at": "$at", "run": "$run"}, None]}}}},
+        ])
+    }  # fmt: skip
+    runs = {name: row["looked"]["run"] for name, row in last.items() if row["looked"]}
+    problems: dict[str, dict[str, tuple[Status, datetime]]] = {name: {} for name in last}
+    for row in db[HEALTH].find({"kind": FINDING, "run": {"$in": sorted(set(runs.values()))}, "check": mine}):
+        if runs.get(row["check"]) == row["run"] and Status(row["status"]).rank:
+            problems[row["check"]][row["scope"]] = (Status(row["status"]), row["since"])
+    return {name: Earlier(problems[name], row["last"].get("unable_since")) for name, row in last.items()}
 
 
 def past(db: Database[Document], check: str, scope: str) -> list[Point]:
@@ -57,7 +63,9 @@ def past(db: Database[Document], check: str, scope: str) -> list[Point]:
 def record(db: Database[Document], run: Run, keep_days: int) -> int:
     """Store a run, once however often it is called, and remove what is too old; return how many documents the run has."""
     prepare(db)
-    documents = [*_findings(run), *(_summary(run, result) for result in run.results), _run(run)]
+    unable = {one.check: one.since for one in run.judged if one.finding.scope == UNABLE and one.finding.status.rank}
+    summaries = (_summary(run, result, unable.get(result.check)) for result in run.results)
+    documents = [*_findings(run), *summaries, _run(run)]
     db[HEALTH].bulk_write([ReplaceOne({"_id": one["_id"]}, one, upsert=True) for one in documents], ordered=True)
     db[HEALTH].delete_many({"at": {"$lt": run.at - timedelta(days=keep_days)}})
     return len(documents)
@@ -99,12 +107,13 @@ def _findings(run: Run) -> list[Document]:
     return made
 
 
-def _summary(run: Run, result: Result) -> Document:
+def _summary(run: Run, result: Result, unable_since: datetime | None) -> Document:
     facts = {
         "status": str(result.status),
         "findings": len(result.findings),
         "reason": result.reason,
         "error": result.error,
+        "unable_since": unable_since,
     }
     return _base(run, SUMMARY, result.check, "") | facts | {"seconds": result.seconds, "off": result.off}
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-from bson import Binary, Int64, ObjectId
+import bson
+from bson import ObjectId
 
 from mongo_ops.errors import PlanError
+from mongo_ops.mongo.documents import CODEC
 
 if TYPE_CHECKING:
     from mongo_ops.health.sight import Sight
 
-EVIDENCE = 20
+EVIDENCE, DIGEST = 20, 10
 WHOLE = "all"
 """The scope of a finding that is about the deployment, not about one of its parts."""
 
@@ -137,6 +140,11 @@ class Result:
     seconds: float = 0.0
     off: bool = False
 
+    @property
+    def is_unable(self) -> bool:
+        """Whether it could not look at all. A single finding that is UNKNOWN is a finding like others."""
+        return self.status is Status.UNKNOWN and not self.findings
+
 
 @dataclass(frozen=True)
 class Mute:
@@ -167,10 +175,13 @@ class Judged:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What was known of one check: its problems by scope (status, since), as of the last run in which it could look; and its last status."""
+    """What was known of one check: its problems by scope (status, since), as of the last run in which it could look.
+
+    ``unable_since``: since when it could not look at all; None when it could, the last time.
+    """
 
     problems: Mapping[str, tuple[Status, datetime]] = field(default_factory=dict)
-    last: Status | None = None
+    unable_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +216,13 @@ def worst(findings: Iterable[Finding]) -> Status:
     return max((one.status for one in findings), key=lambda status: status.rank, default=Status.OK)
 
 
+def shown_id(value: Any) -> str:
+    """Return a document's key as evidence: an object id or a whole number as it is; all else may name a person and becomes a short digest."""
+    if isinstance(value, ObjectId) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    return f"#{hashlib.sha256(bson.encode({'_id': value}, codec_options=CODEC)).hexdigest()[:DIGEST]}"
+
+
 def shown_ids(values: Iterable[Any]) -> tuple[str, ...]:
-    """Return keys as evidence: object ids, numbers and UUIDs only, since a text may name a person."""
-    plain = [value for value in values if isinstance(value, ObjectId | int | Int64 | UUID | Binary)]
-    return tuple(value.hex() if isinstance(value, bytes) else str(value) for value in plain[:EVIDENCE])
+    """Return the first keys as evidence."""
+    return tuple(shown_id(value) for value in islice(values, EVIDENCE))

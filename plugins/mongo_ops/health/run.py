@@ -9,10 +9,10 @@ from dataclasses import replace
 import pymongo
 from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
 
-from mongo_ops.errors import PlanError
+from mongo_ops.errors import MongoOpsError, PlanError
 from mongo_ops.health.checks import CHECKS, GROUPS
 from mongo_ops.health.collect import LOST_SECONDS, kind_of
-from mongo_ops.health.model import Check, FactMissingError, NotApplicableError, Result, Status, worst
+from mongo_ops.health.model import Check, NotApplicableError, Result, Status, worst
 from mongo_ops.health.sight import Sight
 from mongo_ops.health.thresholds import Thresholds
 
@@ -35,9 +35,9 @@ def chosen(groups: Iterable[str] | None = None) -> tuple[Check, ...]:
 
 
 def carry_out(sight: Sight, checks: Sequence[Check], thresholds: Thresholds) -> tuple[Result, ...]:
-    """Return what each check comes to. After the server went away, the others do not wait for it."""
+    """Return what each check comes to. After the server went away, or without a primary, nobody waits for it."""
     results: list[Result] = []
-    lost = False
+    lost = not sight.snapshot.has_primary
     for check in checks:
         limits = thresholds.of(check)
         seconds = LOST_SECONDS if lost else thresholds.check_seconds
@@ -47,10 +47,24 @@ def carry_out(sight: Sight, checks: Sequence[Check], thresholds: Thresholds) -> 
     return tuple(results)
 
 
+def none_could_look(checks: Sequence[Check], thresholds: Thresholds, error: MongoOpsError) -> tuple[Result, ...]:
+    """Return the results of checks that there is no server for."""
+    return tuple(
+        Result(check.id, Status.UNKNOWN, reason=str(error), error=type(error).__name__)
+        if thresholds.of(check).enabled
+        else _off(check)
+        for check in checks
+    )
+
+
+def _off(check: Check) -> Result:
+    return Result(check.id, Status.SKIPPED, reason="health.yaml switches it off.", off=True)
+
+
 def _one(sight: Sight, check: Check, seconds: float) -> tuple[Result, bool]:
     """Return the result, and whether the server went away."""
     if not sight.limits.enabled:
-        return Result(check.id, Status.SKIPPED, reason="health.yaml switches it off.", off=True), False
+        return _off(check), False
     began, gone = time.monotonic(), False
     try:
         with pymongo.timeout(seconds):
@@ -59,7 +73,7 @@ def _one(sight: Sight, check: Check, seconds: float) -> tuple[Result, bool]:
         made = Result(check.id, worst(findings), findings)
     except NotApplicableError as error:
         made = Result(check.id, Status.SKIPPED, reason=str(error))
-    except FactMissingError as error:
+    except MongoOpsError as error:  # its text holds no value of a document
         made = Result(check.id, Status.UNKNOWN, reason=str(error), error=type(error).__name__)
     except Exception as error:  # noqa: BLE001 - whatever it is, the check is UNKNOWN and the others go on
         gone = isinstance(error, AutoReconnect | ServerSelectionTimeoutError)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 TOGETHER = 50
 """Collections that one command reads."""
 
+AT_ONCE = 5_000
+"""Documents of one answer, so that a row per index of ``TOGETHER`` collections is one command."""
+
 LABEL = "ops_collection"
 PRIMARY, SECONDARY, ARBITER = 1, 2, 7
 
@@ -153,7 +156,7 @@ def together(
         (first, own), *rest = pipelines[start : start + TOGETHER]
         stages: list[Mapping[str, Any]] = [*own, _labelled(first)]
         stages += [{"$unionWith": {"coll": name, "pipeline": [*some, _labelled(name)]}} for name, some in rest]
-        for document in db[first].aggregate(stages, allowDiskUse=True):
+        for document in db[first].aggregate(stages, allowDiskUse=True, batchSize=AT_ONCE):
             yield document.pop(LABEL), document
 
 

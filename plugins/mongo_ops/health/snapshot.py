@@ -13,6 +13,12 @@ from mongo_ops.health.model import FactMissingError
 from mongo_ops.mongo.documents import CODEC
 
 Facts = Mapping[str, Any]
+PRIMARY = 1
+
+
+def has_primary(samples: Sequence[Facts]) -> bool:
+    """Say whether the latest sample of ``replSetGetStatus`` shows a primary; without a sample nobody knows of its absence."""
+    return not samples or any(one["state"] == PRIMARY for one in samples[-1]["members"])
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,8 @@ class Snapshot:
         server: a part of ``serverStatus``; ``earlier`` the same, ``seconds_between`` before.
         replication: two samples of ``replSetGetStatus``.
         catalogue: ``$listCatalog`` of the database.
-        sizes: per collection: count, size, storageSize, freeStorageSize.
-        disk: the file system under the data, as ``dbStats`` shows it.
+        sizes: per collection: its declared count.
+        disk: from ``dbStats``: the file system under the data, and the free space in all files of the database together.
         operations: ``currentOp`` without commands and without clients.
     """
 
@@ -83,6 +89,11 @@ class Snapshot:
         if part in self.missing:
             raise FactMissingError(f"{part} could not be read ({self.missing[part]}).")
         return getattr(self, part)
+
+    @property
+    def has_primary(self) -> bool:
+        """Whether somebody takes writes and majority reads, as far as is known."""
+        return has_primary(self.replication)
 
     @property
     def collections(self) -> tuple[Facts, ...]:

@@ -27,16 +27,10 @@ def judge(
 def _of(result: Result, before: Earlier, mutes: Sequence[Mute], at: datetime) -> Iterator[Judged]:
     if result.off:
         return
-    if result.status is Status.UNKNOWN and not result.findings:
-        again = before.last is Status.UNKNOWN
+    if result.is_unable:
+        since, transition = before.unable_since or at, Transition.SAME if before.unable_since else Transition.NEW
         finding = Finding(Status.UNKNOWN, result.reason, UNABLE)
-        yield Judged(
-            result.check,
-            finding,
-            Transition.SAME if again else Transition.NEW,
-            _muted(result.check, UNABLE, mutes, at),
-            at,
-        )
+        yield Judged(result.check, finding, transition, _muted(result.check, UNABLE, mutes, at), since)
         return
     for finding in result.findings:
         if not finding.status.rank:
@@ -49,8 +43,10 @@ def _of(result: Result, before: Earlier, mutes: Sequence[Mute], at: datetime) ->
         if scope not in there:
             finding = Finding(Status.OK, "It is well again.", scope)
             yield Judged(result.check, finding, Transition.FIXED, _muted(result.check, scope, mutes, at), since)
-    if before.last is Status.UNKNOWN:
-        yield Judged(result.check, Finding(Status.OK, "It could look again.", UNABLE), Transition.FIXED, None, at)
+    if before.unable_since:
+        again = Finding(Status.OK, "It could look again.", UNABLE)
+        muted = _muted(result.check, UNABLE, mutes, at)
+        yield Judged(result.check, again, Transition.FIXED, muted, before.unable_since)
 
 
 def _transition(before: Status | None, now: Status) -> Transition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -19,32 +19,46 @@ if TYPE_CHECKING:
     from mongo_ops.settings import Environment
 
 
+SUBJECT = "Approve this plan for {{ params.environment }}?"
+
+
 class PlanApprovalOperator(ApprovalOperator):
     """Ask a person to approve the plan where the environment is protected; no answer in time means refused.
 
-    The task ``plan`` hands on ``digest``, ``markdown`` and ``empty`` (whether the plan has nothing to do), whatever it is a plan of.
+    The task that is asked about hands on ``digest``, ``markdown`` and ``empty`` (whether there is nothing to do), whatever it is a
+    plan of.
+
+    Args:
+        about: the task that is asked about.
+        always: ask in every environment; where it is not protected, whoever triggered the run may answer too.
+        subject: what is asked.
+        **kwargs: as every operator takes them.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, about: str = "plan", always: bool = False, subject: str = SUBJECT, **kwargs: Any) -> None:
         super().__init__(
-            subject="Approve this plan for {{ params.environment }}?",
-            body="{{ ti.xcom_pull(task_ids='plan')['markdown'] }}",
+            subject=subject,
+            body=f"{{{{ (ti.xcom_pull(task_ids='{about}') or {{}}).get('markdown', '') }}}}",
             defaults=self.REJECT,
             fail_on_reject=True,
             retries=0,
             **kwargs,
         )
+        self.about = about
+        self.always = always
 
     def execute(self, context: Context) -> Any:
         """Wait for an answer where one is needed."""
         environment = load_environment(context["params"]["environment"])
         if context["params"]["plan_only"]:
             raise AirflowSkipException("Plan only: nothing to approve.")
-        plan = context["ti"].xcom_pull(task_ids="plan")
-        if not environment.protected or plan["empty"]:
+        plan = context["ti"].xcom_pull(task_ids=self.about)
+        if plan is None:
+            raise AirflowSkipException("There is nothing to approve.")
+        if not (environment.protected or self.always) or plan["empty"]:
             return {"needed": False, "digest": plan["digest"]}
         asker = context["dag_run"].triggering_user_name
-        if environment.approvers:
+        if environment.protected and environment.approvers:
             others = [user for user in environment.approvers if user != asker]
             if not others:
                 raise AirflowFailException(
@@ -60,7 +74,7 @@ class PlanApprovalOperator(ApprovalOperator):
         Returns:
             {needed, digest}: the digest that was approved. No name, since XCom is not the place for one.
         """
-        digest = str(context["ti"].xcom_pull(task_ids="plan")["digest"])
+        digest = str(context["ti"].xcom_pull(task_ids=self.about)["digest"])
         environment = load_environment(context["params"]["environment"])
         person = (event.get("responded_by_user") or {}).get("name") or "nobody"
         asker = context["dag_run"].triggering_user_name
@@ -68,15 +82,18 @@ class PlanApprovalOperator(ApprovalOperator):
             super().execute_complete(context, event)
         except HITLRejectException:
             self._record(context, environment, digest, person, REFUSED)
-            why = "nobody approved it in time" if person == "nobody" else "it was rejected"
-            raise AirflowFailException(f"The plan was refused: {why}.") from None
-        if person in (asker, "nobody"):
+            self.refuse("nobody approved it in time" if person == "nobody" else "it was rejected")
+        if person == "nobody" or (person == asker and environment.protected):
             self._record(context, environment, digest, person, REFUSED)
             raise AirflowFailException(
                 "The plan was approved by the one who triggered the run, which does not count. Trigger it again and ask somebody else."
             )
         self._record(context, environment, digest, person, APPROVED)
         return {"needed": True, "digest": digest}
+
+    def refuse(self, why: str) -> NoReturn:
+        """End the task after a refusal."""
+        raise AirflowFailException(f"The plan was refused: {why}.") from None
 
     def _record(self, context: Context, environment: Environment, digest: str, person: str, result: str) -> None:
         with open_target(environment.name) as target:

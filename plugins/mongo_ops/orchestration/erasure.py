@@ -22,7 +22,7 @@ from mongo_ops.orchestration.operators import (
     reporter_of,
     skip_when_only_planned,
 )
-from mongo_ops.orchestration.targets import open_assets, open_storage, open_target
+from mongo_ops.orchestration.targets import open_assets, open_folder, open_storage, open_target
 from mongo_ops.settings import load_environment
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def open_engine(context: Context) -> Iterator[Engine]:
     """Yield the engine on the run's environment."""
     from mongo_ops.erasure.engine import Engine  # noqa: PLC0415
     from mongo_ops.erasure.map_file import load_map  # noqa: PLC0415
+    from mongo_ops.transfer.whereabouts import Exports  # noqa: PLC0415
 
     with open_target(str(context["params"]["environment"])) as target:
         yield Engine(
@@ -52,6 +53,7 @@ def open_engine(context: Context) -> Iterator[Engine]:
             actor=occasion_of(context).actor,
             report=reporter_of(context),
             assets=open_assets(target.environment),
+            exports=Exports(target.db, open_folder),
         )
 
 

@@ -27,8 +27,8 @@ class NotApprovedError(PlanError):
 
     def __str__(self) -> str:
         return (
-            f"{self.environment} is protected and its audit log holds no approval of this plan (digest {self.digest:.12}) in this "
-            "run. A task that was marked as successful approves nothing. Nothing was done; trigger the run again."
+            f"{self.environment}: its audit log holds no approval of this plan (digest {self.digest:.12}) in this run. A task that was "
+            "marked as successful approves nothing. Nothing was done; trigger the run again."
         )
 
 
@@ -45,13 +45,13 @@ def record_answer(context: Context, target: Target, digest: str, person: str, re
     audit.record(target.db, entry)
 
 
-def insist_on_approval(context: Context, target: Target, digest: str) -> None:
-    """Refuse a plan of a protected environment whose latest answer in this run is not an approval.
+def insist_on_approval(context: Context, target: Target, digest: str, *, always: bool = False) -> None:
+    """Refuse a plan of a protected environment (``always``: of any) whose latest answer in this run is not an approval.
 
     Raises:
         NotApprovedError: nothing was done.
     """
-    if not target.environment.protected:
+    if not (target.environment.protected or always):
         return
     from mongo_ops.audit.log import AUDIT_LOG, CHAINED  # noqa: PLC0415
 

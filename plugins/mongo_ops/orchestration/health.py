@@ -5,34 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from mongo_ops.orchestration import params
 from mongo_ops.orchestration.operators import EngineOperator
-from mongo_ops.orchestration.targets import connection_spec, open_storage, open_target
-from mongo_ops.settings import load_environment, load_environments
+from mongo_ops.orchestration.targets import connection_spec, open_storage
+from mongo_ops.settings import Environment, load_environment
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from mongo_ops.health.model import Run
     from mongo_ops.health.session import Session
+    from mongo_ops.mongo.connection import Target
     from mongo_ops.storage import Folder
 
 GROUPS = ("replication", "server", "storage", "schema", "indexes", "data", "own", "security")
 """The groups of checks, known without importing them; a test holds both lists together."""
-
-FOLDER = "health"
-
-
-def environment_param() -> Param:
-    """Which database; by default the first that is ``nightly`` in environments.yaml, which the schedule looks after."""
-    environments, made = load_environments(), params.environment()
-    nightly = next((name for name, value in environments.items() if value.nightly), next(iter(environments)))
-    return Param(nightly, description=made.description, **made.schema)
 
 
 def groups_param() -> Param:
@@ -43,35 +36,48 @@ def groups_param() -> Param:
     )  # fmt: skip
 
 
+def environment_of(context: Context) -> Environment:
+    """Return the run's environment, with the connection of its health user where health.yaml names one."""
+    from mongo_ops.health.thresholds import load_thresholds  # noqa: PLC0415
+
+    return load_thresholds().as_seen(load_environment(str(context["params"]["environment"])))
+
+
 @contextmanager
 def open_session(context: Context) -> Iterator[Session]:
     """Yield a session whose client can only read."""
-    from mongo_ops.health.session import Session  # noqa: PLC0415
+    from mongo_ops.health.session import Session, reach  # noqa: PLC0415
     from mongo_ops.health.sight import HealthGuard  # noqa: PLC0415
     from mongo_ops.health.thresholds import load_thresholds  # noqa: PLC0415
-    from mongo_ops.mongo.connection import connect  # noqa: PLC0415
     from mongo_ops.orchestration.health_facts import outside  # noqa: PLC0415
 
-    environment = load_environment(str(context["params"]["environment"]))
+    environment = environment_of(context)
     spec, guard = connection_spec(environment), HealthGuard()
-    with connect(spec, environment, listeners=(guard,)) as target:
+    with reach(spec, environment, guard) as target:
         yield Session(target, spec, guard, load_thresholds(), outside(target))
+
+
+@contextmanager
+def open_history(context: Context) -> Iterator[Target]:
+    """Yield a target that may write the history."""
+    from mongo_ops.mongo.connection import connect  # noqa: PLC0415
+
+    environment = environment_of(context)
+    with connect(connection_spec(environment), environment) as target:
+        yield target
 
 
 def place(context: Context) -> Folder:
     """Return the run's folder in storage."""
-    environment = load_environment(str(context["params"]["environment"]))
-    return open_storage(environment) / FOLDER / _safe(str(context["dag_run"].run_id))
+    from mongo_ops.health import files  # noqa: PLC0415
 
-
-def _safe(run_id: str) -> str:
-    """Return a run's id as a file name; Airflow's hold colons and pluses."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in run_id)
+    run = context["dag_run"]
+    return files.place(open_storage(environment_of(context)), run.run_after.astimezone(UTC).date(), str(run.run_id))
 
 
 def write(path: Folder, data: bytes) -> None:
     """Write a file, over the one of an earlier try."""
-    from mongo_ops.storage.atomic import writing  # noqa: PLC0415
+    from mongo_ops.storage import writing  # noqa: PLC0415
 
     with writing(path, overwrite=True) as sink:
         sink.write(data)
@@ -81,6 +87,20 @@ def read(path: Folder) -> bytes:
     """Read a file whole."""
     with path.open("rb") as source:
         return bytes(source.read())
+
+
+def judged(context: Context) -> Run:
+    """Return the run as it was judged."""
+    from mongo_ops.health.report import run_of  # noqa: PLC0415
+
+    return run_of(json.loads(read(place(context) / "report.json")))
+
+
+def write_judged(context: Context, run: Run) -> None:
+    """Store the run as it was judged."""
+    from mongo_ops.health.report import as_value  # noqa: PLC0415
+
+    write(place(context) / "report.json", json.dumps(as_value(run)).encode())
 
 
 class SnapshotOperator(EngineOperator):
@@ -107,7 +127,7 @@ class SnapshotOperator(EngineOperator):
 
 
 class ChecksOperator(EngineOperator):
-    """Carry out one group of checks on the facts; a check that fails is UNKNOWN and stops no other."""
+    """Carry out one group of checks on the facts; a check that fails is UNKNOWN and stops no other, and so are all without a server."""
 
     def __init__(self, *, group: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -117,53 +137,70 @@ class ChecksOperator(EngineOperator):
         """Return {group, counts, commands}; the results go into a file."""
         from mongo_ops.health.history import count  # noqa: PLC0415
         from mongo_ops.health.report import result_value  # noqa: PLC0415
-        from mongo_ops.health.run import chosen  # noqa: PLC0415
+        from mongo_ops.health.run import chosen, none_could_look  # noqa: PLC0415
         from mongo_ops.health.snapshot import Snapshot  # noqa: PLC0415
+        from mongo_ops.health.thresholds import load_thresholds  # noqa: PLC0415
+        from mongo_ops.mongo.connection import ServerUnreachableError  # noqa: PLC0415
 
-        folder = place(context)
+        folder, checks, commands = place(context), chosen([self.group]), 0
         snapshot = Snapshot.of_bytes(read(folder / "snapshot.bson"))
-        with open_session(context) as session:
-            results = session.look(snapshot, chosen([self.group]))
-            commands = session.guard.commands
+        try:
+            with open_session(context) as session:
+                results = session.look(snapshot, checks)
+                commands = session.guard.commands
+        except ServerUnreachableError as error:  # it was there for the snapshot: the report has to say so
+            results = none_could_look(checks, load_thresholds(), error)
         content = {"commands": commands, "results": [result_value(one) for one in results]}
         write(folder / f"checks-{self.group}.json", json.dumps(content).encode())
         return {"group": self.group, "counts": count(results), "commands": commands}
 
 
 class JudgeOperator(EngineOperator):
-    """Compare with earlier runs: new, worse, the same, fixed; muted or not."""
+    """Compare with earlier runs: new, worse, the same, fixed; muted or not. Fails never, whatever was found."""
 
     def work(self, context: Context) -> dict[str, Any]:
-        """Return {status, counts, changes}; fails never, whatever was found."""
-        import time  # noqa: PLC0415
-
+        """Return {status, counts, changes}."""
         from mongo_ops.health.history import count  # noqa: PLC0415
-        from mongo_ops.health.report import as_value, result_of  # noqa: PLC0415
+        from mongo_ops.health.report import result_of  # noqa: PLC0415
+        from mongo_ops.health.session import conclude  # noqa: PLC0415
         from mongo_ops.health.snapshot import Snapshot  # noqa: PLC0415
+        from mongo_ops.health.thresholds import load_thresholds  # noqa: PLC0415
+        from mongo_ops.mongo.connection import ServerUnreachableError  # noqa: PLC0415
 
-        folder, began = place(context), time.monotonic()
+        folder, name = place(context), f"airflow {context['dag_run'].run_id}"
         snapshot = Snapshot.of_bytes(read(folder / "snapshot.bson"))
         groups = context["ti"].xcom_pull(task_ids="snapshot")
         parts = [json.loads(read(folder / f"checks-{group}.json")) for group in groups]
         results = [result_of(value) for part in parts for value in part["results"]]
-        with open_session(context) as session:
-            run = session.conclude(f"airflow {context['dag_run'].run_id}", snapshot.taken_at, results, began)
-        value = as_value(run) | {"commands": sum(part["commands"] for part in parts)}
-        write(folder / "report.json", json.dumps(value).encode())
+        try:
+            with open_session(context) as session:
+                run = conclude(name, snapshot, results, session.thresholds, session.target.db)
+        except ServerUnreachableError:
+            run = conclude(name, snapshot, results, load_thresholds(), None)
+        seconds = sum(one.seconds for one in results)
+        run = replace(run, commands=sum(part["commands"] for part in parts), seconds=seconds)
+        write_judged(context, run)
         return {"status": str(run.status), "counts": count(run.results), "changes": len(run.changes)}
 
 
 class HistoryOperator(EngineOperator):
-    """Store the run in ops_health, and remove what is too old."""
+    """Store the run in ops_health, and remove what is too old. When there is no server after all tries, the report says that."""
 
     def work(self, context: Context) -> dict[str, int]:
-        """Return {documents}."""
-        from mongo_ops.health import history  # noqa: PLC0415
+        """Return {documents}; none when it is not in the history."""
+        from mongo_ops.health import history, report  # noqa: PLC0415
         from mongo_ops.health.thresholds import load_thresholds  # noqa: PLC0415
+        from mongo_ops.mongo.connection import ServerUnreachableError  # noqa: PLC0415
 
         run = judged(context)
-        with open_target(str(context["params"]["environment"])) as target:
-            return {"documents": history.record(target.db, run, load_thresholds().history_days)}
+        try:
+            with open_history(context) as target:
+                return {"documents": history.record(target.db, run, load_thresholds().history_days)}
+        except ServerUnreachableError:
+            if context["ti"].try_number <= (self.retries or 0):
+                raise
+            write_judged(context, report.without_history(run))
+            return {"documents": 0}
 
 
 class ReportOperator(EngineOperator):
@@ -173,33 +210,34 @@ class ReportOperator(EngineOperator):
         """Return {markdown, page}."""
         from mongo_ops.health import history, page, report  # noqa: PLC0415
         from mongo_ops.health.thresholds import load_thresholds  # noqa: PLC0415
-        from mongo_ops.storage.paths import show  # noqa: PLC0415
+        from mongo_ops.mongo.connection import ServerUnreachableError  # noqa: PLC0415
+        from mongo_ops.storage import show  # noqa: PLC0415
 
-        run, folder = judged(context), place(context)
-        with open_target(str(context["params"]["environment"]), read_only=True) as target:
-            rows = report.Rows(*history.frame_rows(target.db, report.RUNS_SHOWN))
+        run, folder, rows = judged(context), place(context), report.Rows()
+        try:
+            with open_history(context) as target:
+                rows = report.Rows(*history.frame_rows(target.db, report.RUNS_SHOWN))
+        except ServerUnreachableError:
+            self.log.warning("No server answers: the page shows this run alone.")
         write(folder / "report.html", page.as_page(run, rows, load_thresholds()).encode())
         self.log.info("\n%s", report.as_text(run))
         return {"markdown": report.as_markdown(run), "page": show(folder / "report.html")}
 
 
-class NotifyOperator(EngineOperator):
-    """Tell people what changed, and only that: what is as it was last night is in the report."""
+class ForgetOperator(EngineOperator):
+    """Remove the files of runs that are older than ``report_days``: they hold keys of documents."""
 
-    def work(self, context: Context) -> dict[str, list[str]]:
-        """Return {changes}: what is new, worse or fixed, for callbacks and listeners; skipped when there is nothing."""
-        changes = [
-            f"{one.transition} {one.finding.status} {one.check}: {one.finding.sentence}"
-            for one in judged(context).changes
-        ]
-        if not changes:
-            raise AirflowSkipException("Nothing changed since the last run.")
-        self.log.warning("\n%s", "\n".join(changes))
-        return {"changes": changes}
+    def work(self, context: Context) -> dict[str, int]:
+        """Return {files}."""
+        from mongo_ops.health import files  # noqa: PLC0415
+        from mongo_ops.health.thresholds import load_thresholds  # noqa: PLC0415
+
+        storage = open_storage(environment_of(context))
+        return {"files": files.forget(storage, datetime.now(UTC).date(), load_thresholds().report_days)}
 
 
 class VerdictOperator(EngineOperator):
-    """Fail when something is critical, so that the run is red; history and report are written by now."""
+    """Fail when something is critical or the run is not in the history, so that it is red; the report is written by now."""
 
     def work(self, context: Context) -> dict[str, str]:
         """Return {status}."""
@@ -213,11 +251,6 @@ class VerdictOperator(EngineOperator):
                 if one.is_problem and one.finding.status is Status.CRIT
             ]
             raise AirflowFailException(f"Critical: {' '.join(found)} See the report.")
+        if not context["ti"].xcom_pull(task_ids="history")["documents"]:
+            raise AirflowFailException(" ".join(run.notes))
         return {"status": str(run.status)}
-
-
-def judged(context: Context) -> Run:
-    """Return the run as it was judged."""
-    from mongo_ops.health.report import run_of  # noqa: PLC0415
-
-    return run_of(json.loads(read(place(context) / "report.json")))

@@ -118,20 +118,25 @@ def holder_of(context: Context) -> Holder:
 
 def reporter_of(context: Context) -> Any:
     """Return a reporter that writes progress to the task's log and to the task's state store."""
-    store = context.get("task_state_store")
 
     def report(progress: Progress) -> None:
         from mongo_ops.mongo.batches import log_progress  # noqa: PLC0415
 
         log_progress(progress)
-        if store is None:
-            return
         left = progress.seconds_left
-        try:
-            store.set("progress", {"step": progress.step, "done": progress.done, "total": progress.total,
-                                   "rate_per_s": round(progress.rate_per_s), "seconds_left": left and round(left),
-                                   "waiting": progress.waiting})  # fmt: skip
-        except Exception as error:  # noqa: BLE001 - progress is a courtesy: no failure of Airflow's API may stop the work
-            log.warning("Progress could not be shown in Airflow (%s).", type(error).__name__)
+        show_progress(context, {"step": progress.step, "done": progress.done, "total": progress.total,
+                                "rate_per_s": round(progress.rate_per_s), "seconds_left": left and round(left),
+                                "waiting": progress.waiting})  # fmt: skip
 
     return report
+
+
+def show_progress(context: Context, progress: dict[str, Any]) -> None:
+    """Write progress to the task's state store."""
+    store = context.get("task_state_store")
+    if store is None:
+        return
+    try:
+        store.set("progress", progress)
+    except Exception as error:  # noqa: BLE001 - progress is a courtesy: no failure of Airflow's API may stop the work
+        log.warning("Progress could not be shown in Airflow (%s).", type(error).__name__)

@@ -37,10 +37,17 @@ class TransferOperator(TracedOperator):
         params = context["params"]
         uri = params.get("destination") or params.get("source")
         if uri:
-            return open_folder(str(uri), params.get("storage_connection"))
+            return open_folder(str(uri), self.connection(context))
         environment = load_environment(self.environment_of(context))
         run = context["dag_run"]
         return open_storage(environment) / "exports" / safe_name(run.run_id)
+
+    def connection(self, context: Context) -> str | None:
+        """Return the id of the connection by which the folder is opened; None where it needs none."""
+        params = context["params"]
+        if params.get("destination") or params.get("source"):
+            return params.get("storage_connection") or None
+        return load_environment(self.environment_of(context)).storage_connection
 
     def run_id(self, context: Context) -> str:
         """Return the run by which retries find what earlier tries did."""
@@ -55,8 +62,9 @@ class PlanExportOperator(TransferOperator):
         """Return {digest, markdown, empty}."""
         from mongo_ops.transfer import engine, report  # noqa: PLC0415
 
+        request, connection = export_request(context["params"]), self.connection(context)
         with open_target(self.environment_of(context), read_only=True) as target:
-            plan = engine.plan_export(target, self.folder(context), export_request(context["params"]))
+            plan = engine.plan_export(target, self.folder(context), request, connection)
         self.log.info("\n%s", report.export_plan_as_text(plan))
         keep(self, context, plan)
         return {"digest": plan.digest, "markdown": report.export_plan_as_text(plan), "empty": not plan.parts}
@@ -114,6 +122,7 @@ class FinishExportOperator(TransferOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         """Return {destination, documents, bytes, collections, consistency, verified}."""
+        from mongo_ops.orchestration.tombstones import subjects  # noqa: PLC0415
         from mongo_ops.storage import show  # noqa: PLC0415
         from mongo_ops.transfer import engine  # noqa: PLC0415
 
@@ -122,7 +131,8 @@ class FinishExportOperator(TransferOperator):
         actor = occasion_of(context).actor.name
         with open_target(self.environment_of(context)) as target:
             plan = kept_export(target, run_id)
-            made = engine.finish_export(target, folder, plan, run_id=run_id, actor=actor)
+            named = subjects([one.name for one in plan.collections], plan.request.where)
+            made = engine.finish_export(target, folder, plan, run_id=run_id, actor=actor, subjects=named)
             seen = engine.verify_export(folder)
             self.lineage = lineage(
                 target, folder, [one.name for one in plan.collections], made.total.count, exports=True

@@ -41,8 +41,14 @@ class PartMissingError(RunError):
     """A part of the export was not written yet."""
 
 
-def plan_export(target: Target, folder: Folder, request: ExportRequest) -> ExportPlan:
+def plan_export(target: Target, folder: Folder, request: ExportRequest, connection: str | None = None) -> ExportPlan:
     """Look at the database and the destination and say what would be done. Writes nothing.
+
+    Args:
+        target: the environment.
+        folder: the destination.
+        request: what is asked for.
+        connection: the id of the connection by which the destination was opened, to be noted with it.
 
     Raises:
         ExportRefusedError: it cannot be done as asked.
@@ -67,6 +73,7 @@ def plan_export(target: Target, folder: Folder, request: ExportRequest) -> Expor
         collections=found,
         parts=parts,
         notes=notes,
+        storage_connection=connection,
     )
     _insist_on_space(folder, made)
     return made
@@ -86,7 +93,9 @@ def begin_export(target: Target, folder: Folder, made: ExportPlan, run_id: str) 
     if done is not None:
         return place.Claim(run_id=run_id, plan_digest=made.digest, token="", cluster_time=done.moment)
     with failures.worded("Beginning the export"):
-        return place.claim(folder, made, run_id, moment)
+        claim = place.claim(folder, made, run_id, moment)
+        history.note_destination(target, made, run_id)
+    return claim
 
 
 def export_part(

@@ -1,10 +1,12 @@
-"""What the database remembers of transfers: ``ops_transfers``, one document per finished run, and the audit log's entries.
+"""What the database remembers of transfers: ``ops_transfers``, one document per run, and the audit log's entries.
 
-The health check reads the age of the last backup there: ``{"kind": "export", "backup": true}``, newest ``finished_at``.
+The health check reads the age of the last backup there: ``{"kind": "export", "backup": true}``, newest ``finished_at``. Erasure reads where
+exports are, so a destination is noted before the first document is written there.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,26 @@ if TYPE_CHECKING:
 TRANSFERS = "ops_transfers"
 
 
+def note_destination(target: Target, plan: ExportPlan, run_id: str) -> None:
+    """Note where an export is written, once however often it is called."""
+    noted = {
+        "kind": "export",
+        "destination": plan.destination,
+        "storage_connection": plan.storage_connection,
+        "host": socket.gethostname(),
+        "run_id": run_id,
+        "plan_digest": plan.digest,
+    }
+    fields: dict[str, Any] = {name: {"$ifNull": [f"${name}", {"$literal": value}]} for name, value in noted.items()}
+    fields["begun_at"] = {"$ifNull": ["$begun_at", "$$NOW"]}
+    target.db[TRANSFERS].update_one({"_id": key_of(run_id, plan.digest)}, [{"$set": fields}], upsert=True)
+
+
+def key_of(run_id: str, plan_digest: str) -> str:
+    """Return the key of an export's document."""
+    return f"export/{run_id}/{plan_digest[:16]}"
+
+
 def record_export(target: Target, found: ManifestModel, plan: ExportPlan, actor: str | None) -> None:
     """Note a finished export, once however often it is called."""
     facts = {
@@ -40,7 +62,7 @@ def record_export(target: Target, found: ManifestModel, plan: ExportPlan, actor:
     }
     record(
         target,
-        f"export/{found.run_id}/{found.plan_digest[:16]}",
+        key_of(found.run_id, found.plan_digest),
         facts,
         "export.finished",
         found.run_id,
@@ -95,10 +117,10 @@ def record(
         fields |= {"run_id": {"$literal": run_id}, "plan_digest": {"$literal": plan_digest}}
         new = [{"$set": {**fields, "finished_at": {"$ifNull": ["$finished_at", "$$NOW"]}}}]
         before = transfers.find_one_and_update({"_id": key}, new, upsert=True, session=session)
-        if before is None:
+        if before is None or "finished_at" not in before:
             audit.append(target.db, session, entry)
 
-    if target.db[TRANSFERS].find_one({"_id": key}, {"_id": 1}) is not None:
+    if target.db[TRANSFERS].find_one({"_id": key, "finished_at": {"$exists": True}}, {"_id": 1}) is not None:
         return
     with target.client.start_session() as session:
         session.with_transaction(body, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority"))

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import bson
 from pymongo.errors import OperationFailure
 
+from mongo_ops.mongo import faults
 from mongo_ops.mongo.batches import CHECKPOINTS, TOO_MUCH, TOO_MUCH_NAMES
 from mongo_ops.mongo.documents import CODEC
-from mongo_ops.transfer import content, failures, rejects, writes
+from mongo_ops.transfer import content, rejects, writes
 from mongo_ops.transfer.formats.base import Chunk, Reject
 from mongo_ops.transfer.import_model import ImportPart, ImportRequest, Tally
 from mongo_ops.transfer.place import PlanChangedError
@@ -130,12 +131,12 @@ class Lane:
             return [(bad.at + 1, stop)]
         except OperationFailure as error:
             size = error.code in TOO_MUCH or (error.details or {}).get("codeName") in TOO_MUCH_NAMES
-            if (failures.may_pass(error) and not size) or error.code == failures.UNAUTHORIZED:
+            if (faults.may_pass(error) and not size) or error.code == faults.UNAUTHORIZED:
                 raise
             if stop - start > 1:  # the whole command was refused; which document it was is found by halves
                 middle = (start + stop) // 2
                 return [(middle, stop), (start, middle)]
-            self._reject([Reject(*chunk.places[start], failures.describe(error))], stop)
+            self._reject([Reject(*chunk.places[start], faults.describe(error))], stop)
         return []
 
     def _commit(self, chunk: Chunk, start: int, stop: int) -> None:

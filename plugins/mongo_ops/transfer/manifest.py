@@ -118,6 +118,7 @@ class ManifestModel(_Model):
     collections: list[CollectionModel]
     total: ContentModel
     total_file_bytes: int = Field(ge=0)
+    erased: int = Field(default=0, ge=0)
     manifest_sha256: Sha
 
     @property
@@ -157,11 +158,26 @@ def write(folder: Folder, content: Mapping[str, Any], collections: Sequence[Mapp
         AlreadyWrittenError: there is a finished export.
     """
     whole = {"format": FORMAT, "version": VERSION, "digest_algorithm": ALGORITHM, **content, "collections": collections}
-    plain = json.loads(json.dumps(whole, default=datetime.isoformat))
-    plain[ejson.SEAL] = ejson.seal(plain)
+    plain = sealed(json.loads(json.dumps(whole, default=datetime.isoformat)))
     model = ManifestModel.model_validate(plain)
-    storage.create(folder / FILE, json.dumps(plain, indent=1).encode() + b"\n")
+    storage.create(folder / FILE, _as_file(plain))
     return model
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says (JSON data) with its seal."""
+    return {**content, ejson.SEAL: ejson.seal(content)}
+
+
+def replace(folder: Folder, content: Mapping[str, Any]) -> None:
+    """Put another manifest in the place of a finished export's own, at one stroke. ``content`` is sealed."""
+    ManifestModel.model_validate(content)
+    with storage.writing(folder / FILE, overwrite=True) as sink:
+        sink.write(_as_file(content))
+
+
+def _as_file(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode() + b"\n"
 
 
 def finished(folder: Folder) -> bool:

@@ -196,7 +196,10 @@ class CollectionFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan:
-    """What an export will do. ``notes`` are sentences for the person who reads the plan."""
+    """What an export will do. ``notes`` are sentences for the person who reads the plan.
+
+    ``storage_connection`` is the id of the connection by which the destination is opened, for whoever must find the export again.
+    """
 
     environment: str
     database: str
@@ -205,6 +208,7 @@ class ExportPlan:
     collections: tuple[CollectionFacts, ...]
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
+    storage_connection: str | None = None
 
     @property
     def digest(self) -> str:
@@ -242,6 +246,7 @@ class ExportPlan:
             "collections": [one.as_value() for one in self.collections],
             "parts": [part.as_value() for part in self.parts],
             "notes": list(self.notes),
+            "storage_connection": self.storage_connection,
             "digest": self.digest,
         }
 
@@ -256,6 +261,7 @@ class ExportPlan:
             collections=tuple(map(CollectionFacts.of, value["collections"])),
             parts=tuple(map(Part.of, value["parts"])),
             notes=tuple(value["notes"]),
+            storage_connection=value["storage_connection"],
         )
 
 

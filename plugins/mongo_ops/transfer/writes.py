@@ -12,9 +12,9 @@ from typing import Any
 import bson
 from bson.raw_bson import RawBSONDocument
 
+from mongo_ops.mongo import faults
 from mongo_ops.mongo.documents import CODEC
 from mongo_ops.storage.load import RAW
-from mongo_ops.transfer import failures
 from mongo_ops.transfer.import_model import ImportRequest, Tally
 from mongo_ops.transfer.raw import elements, value
 
@@ -46,9 +46,9 @@ def tally(request: ImportRequest, sent: int, reply: Mapping[str, Any]) -> Tally:
     Raises:
         RefusedError: a document was refused.
     """
-    faults = reply.get("writeErrors") or ()
-    if faults:
-        raise RefusedError(int(faults[0]["index"]), failures.reason(faults[0]))
+    refused = reply.get("writeErrors") or ()
+    if refused:
+        raise RefusedError(int(refused[0]["index"]), faults.reason(refused[0]))
     count = int(reply["n"])
     if request.mode == "insert":
         return Tally(inserted=count)

@@ -18,6 +18,7 @@ def covered_by(one: IndexFacts, other: IndexFacts) -> bool:
 
     That is so when ``one``'s key is the beginning of ``other``'s, field by field, in the same or in exactly the opposite directions,
     and nothing else tells them apart: a unique, TTL, sparse or partial index has a purpose of its own, another collation another order.
+    Beside a longer one with the same collation an index with a collation is as superfluous as any: the server plans its queries alike.
     """
     key, longer = one.key, other.key[: len(one.key)]
     if one.name in ("_id_", other.name) or not one.ready or not other.ready:
@@ -26,14 +27,15 @@ def covered_by(one: IndexFacts, other: IndexFacts) -> bool:
         return False
     if any((one.spec.get(name) or None) != (other.spec.get(name) or None) for name in SAME):
         return False
-    if not all(_plain(way) for _, way in (*key, *longer)) or len(longer) < len(key):
+    if not all(_plain(*part) for part in (*key, *other.key)) or len(longer) < len(key):
         return False
     opposite = tuple((field, -way) for field, way in longer)
     return key in (longer, opposite)
 
 
-def _plain(way: Any) -> bool:
-    return not isinstance(way, str) and way in PLAIN
+def _plain(field: str, way: Any) -> bool:
+    """Say whether a part of a key is an ordinary one: neither text, hashed, 2dsphere nor a wildcard, whose projection is its own."""
+    return not isinstance(way, str) and way in PLAIN and "$**" not in field
 
 
 def redundant(indexes: Sequence[IndexFacts]) -> Iterator[tuple[IndexFacts, IndexFacts]]:

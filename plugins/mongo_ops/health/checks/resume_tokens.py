@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mongo_ops.health.model import Check, Finding, Limits, NotApplicableError, Status
+from mongo_ops.health.checks.oplog_window import filled
+from mongo_ops.health.model import Check, Finding, Limits, NotApplicableError, Status, shown_id
 from mongo_ops.health.sight import Sight
 
 TIMESTAMP = "82"  # the type byte with which the clock time begins in a token
@@ -17,10 +18,11 @@ MOST = 1000
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens by where they are kept, and the ends of the oplog."""
+    """Tokens by where they are kept, the ends of the oplog, and which share of it is full: before that nothing falls out."""
 
     first: datetime
     last: datetime
+    fill: float
     kept: Sequence[tuple[str, Any]]
 
 
@@ -48,8 +50,8 @@ def read(sight: Sight) -> Tokens:
     for place in places:
         collection, _, field = place.partition(".")
         cursor = sight.db[collection].find({field: {"$exists": True}}, {field: 1}).limit(MOST)
-        kept += [(f"{place} of {document['_id']}", _reached(document, field)) for document in cursor]
-    return Tokens(oplog["first"], oplog["last"], kept)
+        kept += [(f"{place} of {shown_id(document['_id'])}", _reached(document, field)) for document in cursor]
+    return Tokens(oplog["first"], oplog["last"], filled(oplog), kept)
 
 
 def _reached(document: Mapping[str, Any], path: str) -> Any:
@@ -60,23 +62,23 @@ def _reached(document: Mapping[str, Any], path: str) -> Any:
 
 
 def verdict(facts: Tokens, limits: Limits) -> Iterator[Finding]:
-    """Grade which share of the window is left before a token falls out."""
+    """Grade which share of the window is left before a token falls out, once the oplog is as full as the option ``full`` says."""
+    falling = facts.fill >= limits.option("full")
     window = max((facts.last - facts.first).total_seconds(), 1.0)
     for place, token in facts.kept:
         at = moment(token)
         if at is None:
             yield Finding(Status.UNKNOWN, f"The token at {place} is of an unknown form.", place)
-        elif at < facts.first:
+        elif at < facts.first or (falling and at == facts.first):  # both are known to the second
             yield Finding(Status.CRIT, f"The token at {place} is older than the oplog: it cannot be resumed.", place)
         else:
             left = (at - facts.first).total_seconds() / window
-            yield Finding(
-                limits.grade(left), f"The token at {place} is {left:.0%} of the oplog's window from its end.", place
-            )
+            status = limits.grade(left) if falling else Status.OK
+            yield Finding(status, f"The token at {place} is {left:.0%} of the oplog's window from its end.", place)
 
 
 CHECK = Check(
     "resume_tokens", "Resume tokens", "replication",
     "Start the reader of changes again, or make the oplog larger; a token that fell out needs a new copy.",
-    Limits(0.25, 0.1, options={"places": []}), verdict, read,
+    Limits(0.25, 0.1, options={"places": [], "full": 0.9}), verdict, read,
 )  # fmt: skip

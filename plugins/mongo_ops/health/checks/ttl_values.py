@@ -48,28 +48,33 @@ def read(sight: Sight) -> Sequence[Expiring]:
     """Count both in every collection with a TTL index, of at most ``largest`` documents."""
     sizes, most, now = sight.snapshot.need("sizes"), sight.limits.option("largest"), sight.snapshot.taken_at
     validators = {one["name"]: one["md"]["options"].get("validator") for one in sight.snapshot.collections}
-    found = []
-    for index in sight.snapshot.indexes:
-        if not index.is_ttl or sizes.get(index.collection, {}).get("count", 0) > most:
-            continue
+    indexes = [
+        one for one in sight.snapshot.indexes if one.is_ttl and sizes.get(one.collection, {"count": 0})["count"] <= most
+    ]
+    queries: list[tuple[str, Mapping[str, Any]]] = []
+    for index in indexes:
         field, within = next(iter(index.spec["key"])), index.spec.get("partialFilterExpression", {})
         never = without_date(index.spec, validators.get(index.collection))
         late: Mapping[str, Any] = {"_id": {"$exists": False}}
         if not never_expires(index.spec):
             grace = index.spec["expireAfterSeconds"] + sight.limits.option("grace_seconds")
             late = {field: {"$lt": now - timedelta(seconds=grace)}}
-        found.append(
-            Expiring(
-                index, _count(sight, index, {"$and": [within, never]}), _count(sight, index, {"$and": [within, late]})
-            )
-        )
-    return found
+        queries += [(index.collection, {"$and": [within, never]}), (index.collection, {"$and": [within, late]})]
+    counted = _count(sight, queries)
+    return [Expiring(index, *counted[2 * place : 2 * place + 2]) for place, index in enumerate(indexes)]
 
 
-def _count(sight: Sight, index: IndexFacts, query: Mapping[str, Any]) -> Mapping[str, Any]:
+def _count(sight: Sight, queries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """Return how many documents each query finds, with the first keys."""
+    found: list[Mapping[str, Any]] = [{"n": 0, "ids": []} for _ in queries]
     ids = {"$firstN": {"input": "$_id", "n": EVIDENCE}}
-    stages: list[Mapping[str, Any]] = [{"$match": query}, {"$group": {"_id": None, "n": {"$sum": 1}, "ids": ids}}]
-    return next((one for _, one in together(sight.db, [(index.collection, stages)])), {"n": 0, "ids": []})
+    pipelines: list[tuple[str, list[Mapping[str, Any]]]] = [
+        (name, [{"$match": query}, {"$group": {"_id": {"$literal": place}, "n": {"$sum": 1}, "ids": ids}}])
+        for place, (name, query) in enumerate(queries)
+    ]
+    for _, one in together(sight.db, pipelines):
+        found[one["_id"]] = one
+    return found
 
 
 def verdict(facts: Sequence[Expiring], limits: Limits) -> Iterator[Finding]:

@@ -1,0 +1,168 @@
+"""Abort and contract, in bounded slices. An abort leaves the source as its writers know it; a contract cannot be undone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mongo_ops.migrations.operations import catalogue
+from mongo_ops.mongo.batches import Counts
+from mongo_ops.online import names, replay, steps, verify, views, walk
+from mongo_ops.online.model import Phase
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from mongo_ops.mongo.keyrange import KeyRange
+    from mongo_ops.online.pace import Pace
+    from mongo_ops.online.walk import SavePoint, Walked
+    from mongo_ops.online.work import Budget, Work
+
+
+def begin_abort(work: Work, reason: str) -> None:
+    """Record that the migration is given up. From here on nothing is replayed."""
+    if work.phase is not Phase.ABORTING:
+        work.move(Phase.ABORTING, "aborting", {"reason": reason})
+        steps.reached("abort.recorded")
+
+
+def abort(work: Work, pace: Pace, budget: Budget) -> Walked | None:
+    """Remove what the migration has made; None when that is over at once."""
+    walked = None
+    if work.spec.ghost:
+        _drop_copies(work, names.ghost(work.spec.collection))
+    elif work.spec.fields:
+        walked = _unset(work, pace, budget, "abort", tuple(work.spec.fields))
+        if not walked.done:
+            return walked
+    if not work.spec.ghost:
+        _former_validator(work)
+    views.drop(work)
+    steps.reached("abort.cleaned")
+    end(work, Phase.ABORTED, "aborted")
+    return walked
+
+
+def end_rollback(work: Work) -> None:
+    """After a rollback the target is of no use: all that was written to it is in the source again."""
+    _drop_copies(work, names.ghost(work.spec.collection))
+    views.drop(work)
+    _forget(work)
+
+
+def contract_ghost(work: Work) -> None:
+    """Drop the old collection; from here on there is no way back."""
+    work.move(Phase.CONTRACTING, "contracting")
+    steps.reached("contract.recorded")
+    finish_ghost(work)
+
+
+def finish_ghost(work: Work) -> None:
+    """Do what is left of a ghost migration's contract."""
+    _drop_copies(work, names.old(work.spec.collection))
+    views.contracted(work)
+    steps.reached("contract.dropped")
+    end(work, Phase.DONE, "done")
+
+
+def begin_contract(work: Work) -> None:
+    """Demand the new shape of every writer, then verify for the last time; old-shape writers fail from here on.
+
+    Raises:
+        DifferencesError: something differs; the validator is as it was.
+    """
+    strict = work.spec.contract.validator
+    if strict is not None:
+        change = {"collMod": work.spec.collection, "validator": dict(strict), "validationLevel": "strict"}
+        catalogue.carry_out(work.db, change, f"The strict validator of {work.spec.collection}")
+    steps.reached("contract.strict")
+    try:
+        verify.delta(work)
+    except BaseException:
+        _loose_validator(work)
+        raise
+    steps.reached("contract.verified")
+    work.move(Phase.CONTRACTING, "contracting")
+    steps.reached("contract.recorded")
+
+
+def contract(work: Work, pace: Pace, budget: Budget) -> Walked | None:
+    """Remove the old fields; None when there are none."""
+    walked = None
+    if work.spec.contract.drop:
+        walked = _unset(work, pace, budget, "contract", tuple(work.spec.contract.drop))
+        if not walked.done:
+            return walked
+    views.contracted(work)
+    steps.reached("contract.dropped")
+    end(work, Phase.DONE, "done")
+    return walked
+
+
+def end(work: Work, phase: Phase, event: str) -> None:
+    """Enter a last phase; checkpoints go, since they name documents."""
+
+    def body(session: ClientSession) -> None:
+        walk.forget(work, session)
+        work.save(session, phase=phase.value, token=None, delta_token=None)
+        work.note(session, event, {})
+
+    work.lease.transaction(body)
+    work.report(f"{work.name}: {event}")
+
+
+def _forget(work: Work) -> None:
+    def body(session: ClientSession) -> None:
+        walk.forget(work, session)
+        work.save(session, token=None, delta_token=None)
+
+    work.lease.transaction(body)
+
+
+def _drop_copies(work: Work, name: str) -> None:
+    """Drop the copy that is not needed any more, and the map of keys. Never what has the collection's name."""
+    work.lease.check()
+    for copy in (name, names.ids(work.spec.collection)):
+        work.db.drop_collection(copy)
+
+
+def _unset(work: Work, pace: Pace, budget: Budget, what: str, fields: tuple[str, ...]) -> Walked:
+    name = f"{work.walk_prefix}{what}"
+    walk.begin(work, name, work.spec.collection)
+    there = {"$or": [{field: {"$exists": True}} for field in fields]}
+
+    def chunk(span: KeyRange, save: SavePoint) -> None:
+        def apply(session: ClientSession) -> Counts:
+            where = {"$and": [span.filter, there]}
+            done = work.db[work.spec.collection].update_many(
+                where, {"$unset": dict.fromkeys(fields, "")}, session=session
+            )
+            return Counts(matched=done.matched_count, modified=done.modified_count)
+
+        replay.commit(work, apply, save)
+
+    return walk.advance(work, pace, budget, name, chunk)
+
+
+def _former_validator(work: Work) -> None:
+    """Put the validator back that the source had before; a killed contract may have set the strict one."""
+    if work.spec.validator is None and work.spec.contract.validator is None:
+        return
+    options = catalogue.recall(work.state["source"]["options"])
+    change = {
+        "collMod": work.spec.collection,
+        "validator": options.get("validator", {}),
+        "validationLevel": options.get("validationLevel", "strict"),
+    }
+    catalogue.carry_out(work.db, change, f"The validator of {work.spec.collection}")
+
+
+def _loose_validator(work: Work) -> None:
+    if work.spec.contract.validator is None:
+        return
+    if work.spec.validator is None:
+        options = catalogue.recall(work.state["source"]["options"])
+        loose, level = options.get("validator", {}), options.get("validationLevel", "strict")
+    else:
+        loose, level = dict(work.spec.validator), "moderate"
+    change = {"collMod": work.spec.collection, "validator": loose, "validationLevel": level}
+    catalogue.carry_out(work.db, change, f"The validator of {work.spec.collection}")
