@@ -163,6 +163,8 @@ def goals(book: Notebook) -> Iterator[Goal]:
     yield Goal("commands for 100 more collections", 60, "at most", "", Series((slope,)))
     longer = ratio(book.series("beside", "p99"), book.series("alone", "p99"))
     yield Goal("p99 of a writer beside a check, over alone", 1.1, "at most", "", longer)
+    busy = ratio(book.series("beside", "p99"), book.series("computing", "p99"))
+    yield Goal("the same, over beside a process that only computes", 1.1, "at most", "", busy)
     stalls = zip(book.series("beside", "longest").values, book.series("alone", "longest").values, strict=True)
     yield Goal(
         "longest stall beside a check, more than alone", 25, "at most", "ms", Series(tuple(a - b for a, b in stalls))

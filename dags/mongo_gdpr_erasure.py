@@ -29,7 +29,8 @@ DOC = """
 second person where the environment is protected, then carries the rules out: objects, leaves, parents, and the account last. A
 second sweep catches late writers, separate code looks for anything that is left anywhere, and each request gets a certificate.
 
-**What it touches.** The collections of `include/data_map.yaml`, objects in storage, and `ops_erasure_*`, `audit_log`.
+**What it touches.** The collections of `include/data_map.yaml`; in storage, objects of people and the snapshots and exports that hold them; and
+`ops_erasure_*`, `audit_log`.
 
 **Resume.** Clear the failed task (or trigger again with the same request): nothing is done twice.
 

@@ -144,13 +144,17 @@ with DAG(
     plan = PlanPartitionOperator(task_id="plan", **RETRIES)
     approve = PlanApprovalOperator(task_id="approve")
     lease = LeasePartitionOperator(task_id="lease", **RETRIES)
-    first, *rest = [PhaseOperator(task_id=phase, phase=phase, **RETRIES) for phase in PHASES]
-    for phase in rest:
-        phase.trigger_rule = "none_failed"
+    phases = [PhaseOperator(task_id=phase, phase=phase, **RETRIES) for phase in PHASES]
     release = ReleasePartitionOperator(task_id="release", **RETRIES)
     report = ReportPartitionOperator(task_id="report", trigger_rule="none_failed", **RETRIES)
 
     lease.as_setup()
     release.as_teardown(setups=lease)
-    chain(plan, approve, lease, first, *rest, release)
-    chain(rest[-1], report)
+    chain(plan, approve, lease, phases[0])
+    for number, phase in enumerate(
+        phases[1:], start=1
+    ):  # after all before it: those that are skipped at once must not let it overtake
+        phase.trigger_rule = "none_failed"
+        chain(phases[:number], phase)
+    for phase in phases:
+        chain(phase, [release, report])

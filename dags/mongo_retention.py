@@ -6,6 +6,7 @@ from airflow.sdk import DAG, Param, chain
 
 from mongo_ops.orchestration import params
 from mongo_ops.orchestration.approval import PlanApprovalOperator
+from mongo_ops.orchestration.nightly import NightlyOperator, other_nights
 from mongo_ops.orchestration.operators import RETRIES
 from mongo_ops.orchestration.retention import (
     CoverageOperator,
@@ -33,9 +34,9 @@ hold stay as they are.
 
 **Undo.** There is no way back. *Plan only* shows what would go and deletes nothing.
 
-**Schedule.** Every night, on the environment with `nightly: true` in `include/environments.yaml` (else the first). A rule that would take
-more than the map's limit is not carried out; *Beyond the limits* does it once, where the environment is protected with a second person's
-approval.
+**Schedule.** Every night, on each environment with `nightly: true` in `include/environments.yaml` (else on the first): the scheduled run
+looks after one and triggers a run for each of the others. A rule that would take more than the map's limit is not carried out; *Beyond the
+limits* does it once, where the environment is protected with a second person's approval.
 """
 
 with DAG(
@@ -75,3 +76,7 @@ with DAG(
     chain(plan, approve, due, retain)
     chain(plan, [withdrawals, requests, overdue, resurrections, coverage])
     chain([retain, withdrawals, requests, overdue, resurrections, coverage], report)
+    if nights := other_nights():
+        NightlyOperator.partial(task_id="other_nights", map_index_template="{{ task.environment }}", **RETRIES).expand(
+            environment=nights
+        )

@@ -177,7 +177,8 @@ def test_a_person_approves_the_plan_before_anything_is_written(parsed, dag_id):
 
 
 def test_every_task_is_tried_again_with_growing_delays_but_an_approval_never(dag):
-    assert dag["retries"].pop("approve", [0])[0] == 0
+    for approval in [task for task in dag["retries"] if task.startswith("approve")]:
+        assert dag["retries"].pop(approval)[0] == 0
     assert dag["retries"].pop("verdict", [0])[0] == 0  # critical is a finding, not a fault
     assert {task: tuple(found) for task, found in dag["retries"].items()} == dict.fromkeys(dag["retries"], (5, True))
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -348,6 +349,18 @@ def test_what_nobody_can_look_into_is_said_until_it_is_mended(course, outside, s
     assert inspect(work, course.engine.stores) == Inspection()
     assert not hidden().hit(everything(outside)) or spoil is of_another_machine
     course.engine.release()
+
+
+def test_an_export_in_the_storage_that_somebody_removed_is_gone_whatever_machine_wrote_it(course, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "worker-7")
+    there = course.folder / "exports" / "daily"
+    course.export(there, "users")
+    shutil.rmtree(there.path)
+    monkeypatch.undo()
+
+    (folder,), faults = course.engine.exports.known()
+
+    assert (folder.path, course.engine.exports.being(folder), faults) == (there.path, "none", [])
 
 
 def test_what_nobody_took_out_is_seen_by_the_inspection(course, outside):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from bson import ObjectId
 from tests.mongo.healths import look, looking, thresholds, told
 from tests.mongo.runner import INCLUDE, Project
 
+from mongo_ops.health.model import Mute
 from mongo_ops.health.sight import Waived
 
 NOW = datetime.now(UTC)
@@ -57,6 +58,9 @@ class Faults:
         ("audit_chain", "audit_log"): "CRIT",
         ("coverage_waivers", "notes.x"): "WARN",
         ("backup_age", "all"): "CRIT",
+        ("restore_test_age", "all"): "WARN",
+        ("overdue_retention", "analytics.events"): "WARN",
+        ("lapsed_mutes", "cache *"): "WARN",
         ("wide_roles", ""): "WARN",
     }
 
@@ -84,6 +88,7 @@ class Faults:
         db.ops_erasure_requests.insert_one({"_id": "er_late", "open": True, "due_at": NOW - DAY})
         db.audit_log.update_one({"chain.seq": 2}, {"$set": {"action": "nothing.happened"}})
         db.ops_transfers.insert_one({"_id": "b", "kind": "export", "backup": True, "finished_at": NOW - 4 * DAY})
+        db.ops_transfers.insert_one({"_id": "t", "kind": "restore_test", "finished_at": NOW - 40 * DAY})
         db.command("createUser", "wide", pwd="x", roles=[{"role": "root", "db": "admin"}])
 
     def _documents(self):
@@ -99,6 +104,7 @@ class Faults:
         db.tracks.insert_one({"title": "no artist"}, **past)
         db.consent.insert_one({"user_id": USER, "type": "marketing", "granted": True, "policy_version": "1", "source": "web",
                                "recorded_at": NOW}, **past)  # fmt: skip
+        db.analytics.insert_one({"ts": NOW - 3 * 365 * DAY, "user_id": None, "track_id": TRACK, "event_type": "play"})
         db.notes.insert_many([
             {"a": 1, "gone": "yesterday", "never": NOW, "at": {"type": "Point", "coordinates": [200, 0]}, "lang": "martian!"},
             {"a": 2, "gone": NOW - 2 * DAY, "never": NOW, "at": {"type": "Point", "coordinates": [8, 50]}, "lang": "de"},
@@ -112,12 +118,14 @@ class Faults:
         db.users.create_index("email", name="email_unique", unique=True, collation={"locale": "en", "strength": 2})
         db.command("collMod", "artists", validationLevel="strict")
         db.tracks.delete_many({})
+        db.analytics.delete_many({})
         db.consent.delete_many({})
         for name, key in (
             ("ops_leases", "dead"),
             ("ops_migrations", "099_half"),
             ("ops_erasure_requests", "er_late"),
             ("ops_transfers", "b"),
+            ("ops_transfers", "t"),
         ):
             db[name].delete_one({"_id": key})
         db.audit_log.update_one({"chain.seq": 2}, {"$set": {"action": action}})
@@ -144,13 +152,17 @@ def test_every_fault_is_found_by_its_check_then_the_same_then_fixed(replica_set,
     faults.inject()
     waivers.append(Waived("notes.x", NOW.date() + timedelta(days=3), "Grace"))
 
-    with looking(replica_set, model, thresholds(**PLACES), waivers=lambda: waivers) as session:
+    lapsed = Mute("cache", "*", "Grace", NOW.date() - DAY, "known")
+    found = thresholds(**PLACES)
+
+    with looking(replica_set, model, replace(found, mutes=(lapsed,)), waivers=lambda: waivers) as session:
         try:
             first, second = look(session, model, "first"), look(session, model, "second")
         finally:
             faults.repair(action)
         waivers.clear()
-        third, fourth = look(session, model, "third"), look(session, model, "fourth")
+        repaired = replace(session, thresholds=found)
+        third, fourth = look(repaired, model, "third"), look(repaired, model, "fourth")
 
     assert model.db.users.index_information()["email_unique"] == email
     assert told(first) == faults.expected(model.database, "NEW")

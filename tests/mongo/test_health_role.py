@@ -14,6 +14,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from tests.mongo.healths import look, looking, told
 
+from mongo_ops.cli import main
 from mongo_ops.embedded.server import Mongod
 from mongo_ops.health import session as sessions
 from mongo_ops.mongo.connection import ConnectionSpec, CredentialsRefusedError, connect
@@ -76,6 +77,27 @@ def test_wrong_credentials_are_one_clear_error(locked):
     with pytest.raises(CredentialsRefusedError, match="refused the user or password of connection c"):
         with connect(wrong, Environment("development", "c", database=NAME)):
             pytest.fail("it connected")
+
+
+def test_wrong_credentials_end_the_command_with_one_sentence_and_no_report(locked, monkeypatch, capsys, tmp_path):
+    where = {
+        "conn_type": "mongo",
+        "host": locked.address,
+        "login": "health",
+        "password": "wrong",
+        "extra": {"replicaSet": "rs0"},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_MONGO_DEVELOPMENT", json.dumps(where))
+
+    assert (
+        main(["health", "--env", "development", "--html", str(tmp_path / "report.html")])
+        == CredentialsRefusedError.exit_code
+        == 3
+    )
+    said = capsys.readouterr()
+    assert (said.out, len(said.err.strip().splitlines())) == ("", 1)
+    assert "refused the user or password of connection mongo_development" in said.err
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_what_a_user_may_not_read_is_unknown_by_name(locked):

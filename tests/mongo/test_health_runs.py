@@ -17,6 +17,7 @@ from mongo_ops.cli import main
 from mongo_ops.embedded import ReplicaSet
 from mongo_ops.health import history, report
 from mongo_ops.health import session as sessions
+from mongo_ops.health.checks import fragmentation
 from mongo_ops.health.model import Finding, Judged, Result, Run, Status
 from mongo_ops.health.page import as_page
 from mongo_ops.health.run import chosen
@@ -273,14 +274,19 @@ def test_a_single_unknown_finding_is_new_once_and_a_check_that_cannot_look_is_to
     assert told(last) == {token: ("OK", "FIXED"), drift: ("OK", "FIXED")}
 
 
-def test_a_file_system_statistic_is_read_only_where_holes_can_be(replica_set, target):
-    """The costly statistics of a collection and all of its indexes are asked of nobody while the database has too little free space."""
-    for number in range(30):
-        target.db[f"c{number}"].insert_one({})
-    with looking(replica_set, target) as session:
-        snapshot = session.snapshot()
-        before = session.guard.commands
-        results = session.look(snapshot, [check for check in chosen(["storage"]) if check.id == "fragmentation"])
+def test_storage_statistics_are_asked_for_only_where_holes_can_be(replica_set, target, monkeypatch):
+    """They cost milliseconds for each collection with its indexes: nobody is asked while the database has too little free space."""
+    target.db.notes.insert_one({})
 
-    assert snapshot.disk["freeStorageSize"] < 50 * 1024 * 1024
-    assert (session.guard.commands - before, results[0].status) == (0, Status.OK)
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(fragmentation, "together", refuse)
+    small = thresholds(fragmentation={"options": {"megabytes": 0}})
+    statuses = []
+    for found in (thresholds(), small):
+        with looking(replica_set, target, found) as session:
+            results = session.look(session.snapshot(), chosen(["storage"]))
+        statuses += [one.status for one in results if one.check == "fragmentation"]
+
+    assert statuses == [Status.OK, Status.UNKNOWN]

@@ -18,7 +18,7 @@ from mongo_ops.embedded import ReplicaSet
 from mongo_ops.health import files
 from mongo_ops.mongo import connection
 from mongo_ops.mongo.connection import ServerUnreachableError
-from mongo_ops.orchestration import health, health_nightly, health_notify
+from mongo_ops.orchestration import health, nightly, health_notify
 
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
 RETRIES = 2
@@ -252,9 +252,9 @@ def test_the_schedule_has_a_run_for_each_other_nightly_environment(tmp_path, mon
     (tmp_path / "environments.yaml").write_text(json.dumps({"environments": rows}))
     monkeypatch.setenv("MONGO_OPS_INCLUDE", str(tmp_path))
     run = SimpleNamespace(dag_id="mongo_health_check", run_id="scheduled__x", run_type="scheduled")
-    task = health_nightly.NightlyOperator(task_id="other_nights", environment="c")
+    task = nightly.NightlyOperator(task_id="other_nights", environment="c")
 
-    assert health_nightly.other_nights() == ["c", "d"]
+    assert nightly.other_nights() == ["c", "d"]
     with pytest.raises(DagRunTriggerException) as triggered:
         task.execute({"dag_run": run})
     assert (triggered.value.dag_run_id, triggered.value.conf) == ("nightly__c__scheduled__x", {"environment": "c"})

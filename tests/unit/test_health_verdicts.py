@@ -214,8 +214,12 @@ def test_every_collection_is_validated_once_a_week():
     assert all(len(found) == 1 for found in days.values())
     assert found(
         "validation",
-        {"c": {"indexDetails": {"a_1": {"valid": False}}}, "d": {"valid": False, "nNonCompliantDocuments": 3}},
-    ) == {"c": CRIT}
+        {
+            "c": {"indexDetails": {"a_1": {"valid": False}}},
+            "d": {"valid": False, "nNonCompliantDocuments": 3},
+            "e": None,
+        },
+    ) == {"c": CRIT, "e": Status.UNKNOWN}
 
 
 REDUNDANT = [
@@ -232,6 +236,9 @@ REDUNDANT = [
     ([index([("a", 1)], partialFilterExpression={"x": 1}), index([("a", 1), ("b", 1)])], set()),
     ([index([("a", 1)]), index([("a", 1), ("b", 1)], sparse=True)], set()),
     ([index([("a", 1)]), index([("a", 1), ("b", 1)], collection="other")], set()),
+    ([index([("$**", 1)], "some", wildcardProjection={"a": 1}), index([("$**", 1)], "all")], set()),
+    ([index([("a", 1)]), index([("a", 1), ("$**", 1)])], set()),
+    ([index([("a", 1)], collation={"locale": "de"}), index([("a", 1), ("b", 1)], collation={"locale": "de"})], {"a1"}),
     ([index([("_id", 1)], "_id_"), index([("_id", 1), ("b", 1)])], set()),
 ]
 
@@ -336,8 +343,13 @@ def test_security_goes_by_what_can_be_reached():
 
     assert found("open_door", snapshot(options=open_to_all)) == {"authorization": CRIT, "tls": WARN}
     assert found("open_door", snapshot(options={**open_to_all, "tls": "requireTLS", "authorization": True})) == {}
-    with pytest.raises(NotApplicableError):
-        found("open_door", snapshot(options={**open_to_all, "bind": "127.0.0.1,/tmp/socket"}))
+    for bind in ("127.0.0.1,/tmp/socket", "localhost, ::1", "127.0.0.2"):
+        with pytest.raises(NotApplicableError):
+            found("open_door", snapshot(options={**open_to_all, "bind": bind}))
+    assert found("open_door", snapshot(options={**open_to_all, "bind": "localhost.example.org"})) == {
+        "authorization": CRIT,
+        "tls": WARN,
+    }
     assert found(
         "wide_roles", snapshot(users=users), options={"roles": ["root", "clusterAdmin"], "allowed": ["admin.dba"]}
     ) == {"admin.ana": WARN}

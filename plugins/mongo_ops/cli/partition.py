@@ -107,7 +107,7 @@ def _open_work(arguments: argparse.Namespace, run_id: str, *, read_only: bool = 
 
     environment = load_environment(arguments.env)
     occasion = replace(support.occasion(reason=arguments.reason), run_id=run_id)
-    place = arguments.source or arguments.destination
+    place = arguments.source if arguments.strategy == "restore" else arguments.destination
     if place:
         uri = place if "://" in place else Path(place).resolve().as_uri()
         folder = open_folder(uri, connection=arguments.storage_connection)

@@ -31,6 +31,7 @@ def abort(work: Work, pace: Pace, budget: Budget) -> Walked | None:
     if work.spec.ghost:
         _drop_copies(work, names.ghost(work.spec.collection))
     elif work.spec.fields:
+        _loose_validator(work)  # a killed contract may have left the strict one, which holds on to the fields
         walked = _unset(work, pace, budget, "abort", tuple(work.spec.fields))
         if not walked.done:
             return walked

@@ -106,7 +106,7 @@ def close(work: Work, kind: FenceKind) -> None:
         work.target.client.admin.command({"setUserWriteBlockMode": 1, "global": True})
     elif kind is FenceKind.ROLE:
         for role, privileges in work.state["fence"]["roles"].items():
-            _set_role(work, role, _without_writes(catalogue.recall(privileges)["privileges"], work.db.name, name))
+            _change_role(work, "revokePrivilegesFromRole", role, privileges)
         work.db.command("collMod", name)
     elif kind is FenceKind.VIEW:
         swap.behind_view(work)
@@ -122,7 +122,7 @@ def lift(work: Work, kind: FenceKind) -> None:
         work.target.client.admin.command({"setUserWriteBlockMode": 1, "global": False})
     elif kind is FenceKind.ROLE:
         for role, privileges in work.state["fence"]["roles"].items():
-            _set_role(work, role, catalogue.recall(privileges)["privileges"])
+            _change_role(work, "grantPrivilegesToRole", role, privileges)
     elif kind is FenceKind.VIEW:
         swap.arrange(work, swap.rightful(work))
     else:
@@ -130,18 +130,24 @@ def lift(work: Work, kind: FenceKind) -> None:
 
 
 def described(work: Work, kind: FenceKind) -> Document:
-    """Return what is recorded before a fence closes, so that anybody can lift it: its kind, and the roles as they were."""
+    """Return what is recorded before a fence closes, so that anybody can lift it: its kind, and what the roles lose."""
     roles = {}
     for name in work.spec.fence.roles if kind is FenceKind.ROLE else ():
         role, at = _role(name, work.db.name)
         found = work.target.client[at].command("rolesInfo", {"role": role, "db": at}, showPrivileges=True)["roles"][0]
-        roles[f"{role}@{at}"] = catalogue.note({"privileges": [_plain(one) for one in found["privileges"]]})
+        roles[f"{role}@{at}"] = catalogue.note(
+            {"privileges": _lost(found["privileges"], work.db.name, work.spec.collection)}
+        )
     return {"kind": kind.value, "roles": roles}
 
 
-def _set_role(work: Work, name: str, privileges: list[Document]) -> None:
+def _change_role(work: Work, command: str, name: str, noted: str) -> None:
+    """Take the noted privileges from a role, or give them back. Doing it twice changes nothing."""
     role, at = _role(name, work.db.name)
-    work.target.client[at].command("updateRole", role, privileges=privileges, writeConcern={"w": "majority"})
+    privileges = catalogue.recall(noted)["privileges"]
+    if privileges:
+        concern = {"writeConcern": {"w": "majority"}}
+        work.target.client[at].command({command: role, "privileges": privileges, **concern})
 
 
 def _role(name: str, database: str) -> tuple[str, str]:
@@ -157,16 +163,13 @@ def _writes(privilege: Mapping[str, Any], database: str, collection: str) -> boo
     return bool(WRITES & set(privilege["actions"])) and rights.covers(privilege["resource"], database, collection)
 
 
-def _without_writes(privileges: list[Document], database: str, collection: str) -> list[Document]:
-    """Return the privileges without the right to write to the collection; empty ones are left out."""
-    kept = []
-    for one in privileges:
-        actions = list(one["actions"])
-        if _writes(one, database, collection):
-            actions = [action for action in actions if action not in WRITES]
-        if actions:
-            kept.append({**one, "actions": actions})
-    return kept
+def _lost(privileges: list[Document], database: str, collection: str) -> list[Document]:
+    """Return what a role loses while the fence is closed: the right to write to the collection, wherever it comes from."""
+    return [
+        {"resource": dict(one["resource"]), "actions": sorted(WRITES & set(one["actions"]))}
+        for one in privileges
+        if _writes(one, database, collection)
+    ]
 
 
 def _gate(db: Database[Document], collection: str, *, closed: bool) -> None:

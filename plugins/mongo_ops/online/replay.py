@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Save = Callable[[ClientSession, Counts], None]
 
-ROUNDS = 20
+ROUNDS = 5
 CAUGHT_UP_SECONDS = 1.0
 SWAPPED = frozenset({Phase.SOAK, Phase.ROLLING_BACK})
 
@@ -40,8 +40,8 @@ def commit_batch(work: Work, writer: Writer, keys: Sequence[Any], save: Save) ->
     Raises:
         CollisionError: two documents of the source want the same place in the target.
     """
-    wanted = list(keys)
-    for _ in range(ROUNDS):
+    wanted, in_vain = list(keys), 0
+    while in_vain < ROUNDS:
         try:
             return commit(work, writer.sync(wanted) if wanted else _nothing_to_do, save)
         except (DuplicateKeyError, BulkWriteError) as error:
@@ -50,8 +50,7 @@ def commit_batch(work: Work, writer: Writer, keys: Sequence[Any], save: Save) ->
             holders = writer.in_the_way(error)
         known = {key_bytes(key) for key in wanted}
         fresh = [key for key in holders if key_bytes(key) not in known]
-        if not fresh:
-            break
+        in_vain += not fresh  # a writer may have moved the value while we read: then the next reading is right
         wanted += fresh
     raise CollisionError(
         f"{work.name}: documents of {work.spec.collection} want the same place in the target: they are equal under its unique index, its _id "

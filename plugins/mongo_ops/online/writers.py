@@ -7,12 +7,13 @@ All transactions of a migration assert one lease and so come one after the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import bson
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReplaceOne
+from pymongo.collation import Collation
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from mongo_ops.mongo.batches import Counts
@@ -24,11 +25,13 @@ from mongo_ops.online.stream import key_bytes
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
+    from mongo_ops.mongo.documents import Document
     from mongo_ops.online.model import Transform
     from mongo_ops.online.work import Work
 
 Apply = Callable[["ClientSession"], Counts]
 DUPLICATE_KEY = 11000
+AT_ONCE = 500
 
 
 class Writer(Protocol):
@@ -108,6 +111,7 @@ class Ghost:
         self._shape = Shape(transform)
         self._ids = names.ids(work.spec.collection) if work.spec.changes_id else None
         self._from, self._to = ("to", "_id") if reverse else ("_id", "to")
+        self._made: Sequence[bytes] | None = None
 
     def fill(self, where: Mapping[str, Any]) -> Apply:
         """Insert the documents of a range. One that is there already fails as a duplicate; then ``sync`` takes the range."""
@@ -135,16 +139,25 @@ class Ghost:
         return [row["_id"] for row in self._work.db[self._source].find(where, {"_id": 1}, session=self._work.session)]
 
     def in_the_way(self, error: PyMongoError) -> list[Any]:
-        """Return the source keys of the target's documents that hold the same unique value."""
-        found = duplicate(error)
-        if found is None:
+        """Return the source keys of the target's documents that hold a unique value which one of ours was to get."""
+        pattern = duplicate(error)
+        if pattern is None or self._made is None:
             return []
-        held = [row["_id"] for row in self._work.db[self._target].find(found, {"_id": 1})]
+        target = self._work.db[self._target]
+        index = next((one for one in target.list_indexes() if dict(one["key"]) == pattern), {})
+        documents: list[Document] = [bson.decode(one, CODEC) for one in self._made]
+        wanted = [among for one in documents if (among := _values(one, list(pattern)))]
+        held: dict[bytes, Any] = {}
+        for start in range(0, len(wanted), AT_ONCE):
+            found = target.find({"$or": wanted[start : start + AT_ONCE]}, {"_id": 1}, collation=_collation(index))
+            held |= {key_bytes(row["_id"]): row["_id"] for row in found}
         if self._ids is None:
-            return held
-        return [row[self._from] for row in self._work.db[self._ids].find({self._to: {"$in": held}})]
+            return list(held.values())
+        entries = self._work.db[self._ids].find({self._to: {"$in": list(held.values())}})
+        return [row[self._from] for row in entries]
 
     def _put(self, made: Sequence[bytes], session: ClientSession) -> Counts:
+        self._made = made
         if made:
             collection = self._work.db[self._target]
             collection.insert_many([RawBSONDocument(one, RAW) for one in made], ordered=True, session=session)
@@ -153,9 +166,10 @@ class Ghost:
     def _insert(self, pairs: Sequence[tuple[Any, bytes]]) -> Apply:
         def apply(session: ClientSession) -> Counts:
             rows = [{self._from: key, self._to: bson.decode(made, CODEC)["_id"]} for key, made in pairs]
+            done = self._put([made for _, made in pairs], session)
             if rows and self._ids is not None:
                 self._work.db[self._ids].insert_many(rows, session=session)
-            return self._put([made for _, made in pairs], session)
+            return done
 
         return apply
 
@@ -171,8 +185,8 @@ class Ghost:
         return Counts(deleted=gone.deleted_count)
 
 
-def duplicate(error: PyMongoError) -> Mapping[str, Any] | None:
-    """Return the value that was there already, as a filter; None when the error is another one."""
+def duplicate(error: PyMongoError) -> dict[str, Any] | None:
+    """Return the key of the unique index that refused a write; None when the error is another one."""
     if isinstance(error, DuplicateKeyError):
         details: Mapping[str, Any] = error.details or {}
     elif isinstance(error, BulkWriteError):
@@ -180,8 +194,31 @@ def duplicate(error: PyMongoError) -> Mapping[str, Any] | None:
         details = failures[0] if failures else {}
     else:
         return None
-    value = details.get("keyValue")
-    return dict(value) if details.get("code") == DUPLICATE_KEY and value else None
+    return dict(details.get("keyPattern", {"_id": 1})) if details.get("code") == DUPLICATE_KEY else None
+
+
+def _values(document: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """Return a filter for documents that have the same values there; {} when this one has none and is in nobody's way."""
+    found = {field: list(_leaves(document, field.split("."))) for field in fields}
+    if not any(found.values()):
+        return {}
+    return {field: {"$in": values} if values else None for field, values in found.items()}
+
+
+def _leaves(value: Any, path: Sequence[str]) -> Iterator[Any]:
+    """Yield what an index finds at a path: arrays are looked into."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item, path)
+    elif not path:
+        yield value
+    elif isinstance(value, Mapping) and path[0] in value:
+        yield from _leaves(value[path[0]], path[1:])
+
+
+def _collation(index: Mapping[str, Any]) -> Collation | None:
+    found = index.get("collation")
+    return Collation(**{name: value for name, value in found.items() if name != "version"}) if found else None
 
 
 def forward(work: Work) -> Writer:

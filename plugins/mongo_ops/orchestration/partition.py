@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import DownstreamTasksSkipped
+
 from mongo_ops.orchestration.evidence import insist_on_approval
 from mongo_ops.orchestration.operators import (
     EngineOperator,
@@ -64,7 +66,7 @@ def open_work(context: Context, *, read_only: bool = False) -> Iterator[Work]:
 def folder_of(context: Context) -> Folder:
     """Return where archives go, or where the one to restore is."""
     params = context["params"]
-    uri = params.get("source") or params.get("destination")
+    uri = params["source"] if params["strategy"] == "restore" else params["destination"]
     if uri:
         return open_folder(str(uri), params.get("storage_connection"))
     return open_storage(load_environment(str(params["environment"]))) / "partitions"
@@ -111,8 +113,9 @@ class LeasePartitionOperator(EngineOperator):
     """Make sure that the plan is approved, and take the collection's lease for the run."""
 
     def work(self, context: Context) -> int:
-        """Return the lease's epoch."""
+        """Return the lease's epoch. Phases that the plan has nothing for are skipped at once: a process for each would take seconds."""
         from mongo_ops.mongo import lease as leases  # noqa: PLC0415
+        from mongo_ops.partitions.model import Phase  # noqa: PLC0415
         from mongo_ops.partitions.work import resource_of  # noqa: PLC0415
 
         skip_when_only_planned(context)
@@ -120,7 +123,12 @@ class LeasePartitionOperator(EngineOperator):
         with open_work(context) as work:
             insist_on_approval(context, work.target, plan.digest)
             ttl = work.target.environment.lease_ttl
-            return leases.acquire(work.db, resource_of(plan.request.collection), work.holder, ttl=ttl).epoch
+            epoch = leases.acquire(work.db, resource_of(plan.request.collection), work.holder, ttl=ttl).epoch
+        empty = [phase for phase in PHASES if not plan.of_phase(Phase(phase))]
+        context["ti"].xcom_push("return_value", epoch)
+        if empty:
+            raise DownstreamTasksSkipped(tasks=empty)  # type: ignore[no-untyped-call]
+        return epoch
 
 
 class PhaseOperator(TracedOperator):
@@ -131,16 +139,12 @@ class PhaseOperator(TracedOperator):
         self.phase = phase
 
     def work(self, context: Context) -> dict[str, int]:
-        """Return what was done, by name; skipped when the plan has nothing for this phase."""
-        from airflow.sdk.exceptions import AirflowSkipException  # noqa: PLC0415
-
+        """Return what was done, by name."""
         from mongo_ops.partitions import engine  # noqa: PLC0415
         from mongo_ops.partitions.model import Phase  # noqa: PLC0415
 
         skip_when_only_planned(context)
         plan, phase = planned(context), Phase(self.phase)
-        if not plan.of_phase(phase):
-            raise AirflowSkipException(f"This plan has nothing to {phase}.")
         with open_work(context) as work:
             insist_on_approval(context, work.target, plan.digest)
             done = engine.carry_out(work, plan, phase)

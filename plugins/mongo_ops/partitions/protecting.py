@@ -13,6 +13,7 @@ from mongo_ops.erasure import holds
 from mongo_ops.erasure.holds import Holds
 from mongo_ops.erasure.protection import Protection, protection
 from mongo_ops.partitions.errors import HeldError, HoldsChangedError
+from mongo_ops.partitions.months import RETIRED
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -40,7 +41,8 @@ class Protected:
 
     def exclusion(self, name: str) -> Document | None:
         """Return the filter that leaves out what holds on documents name, or None when they name nothing there."""
-        found = [one for one in map(self.held.exclusion, dict.fromkeys((name, *self.names))) if one is not None]
+        names = dict.fromkeys((name, name.removesuffix(RETIRED), *self.names))
+        found = [one for one in map(self.held.exclusion, names) if one is not None]
         return {"$and": found} if found else None
 
     def free(self, db: Database[Document], name: str, query: Mapping[str, Any], session: ClientSession) -> list[Any]:

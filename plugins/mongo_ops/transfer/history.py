@@ -28,18 +28,26 @@ TRANSFERS = "ops_transfers"
 
 
 def note_destination(target: Target, plan: ExportPlan, run_id: str) -> None:
-    """Note where an export is written, once however often it is called."""
+    """Note where an export is written, once however often it is called.
+
+    ``host`` is the machine whose folder it may be; None below the environment's storage, which all machines share.
+    """
+    is_shared = f"{_bare(plan.destination)}/".startswith(f"{_bare(target.environment.storage)}/")
     noted = {
         "kind": "export",
         "destination": plan.destination,
         "storage_connection": plan.storage_connection,
-        "host": socket.gethostname(),
+        "host": None if is_shared else socket.gethostname(),
         "run_id": run_id,
         "plan_digest": plan.digest,
     }
     fields: dict[str, Any] = {name: {"$ifNull": [f"${name}", {"$literal": value}]} for name, value in noted.items()}
     fields["begun_at"] = {"$ifNull": ["$begun_at", "$$NOW"]}
     target.db[TRANSFERS].update_one({"_id": key_of(run_id, plan.digest)}, [{"$set": fields}], upsert=True)
+
+
+def _bare(uri: str) -> str:
+    return uri.removeprefix("file://").rstrip("/")
 
 
 def key_of(run_id: str, plan_digest: str) -> str:

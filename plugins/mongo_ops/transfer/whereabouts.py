@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mongo_ops.errors import PlanError
-from mongo_ops.storage import Folder, fresh, is_local, versions
+from mongo_ops.storage import Folder, StorageDeniedError, fresh, is_local, versions
 from mongo_ops.storage.paths import telling
 from mongo_ops.storage.versions import Version
 from mongo_ops.transfer import history, manifest, place
@@ -73,9 +73,8 @@ class Exports:
     def leftovers(self, folder: Folder) -> Sequence[Version]:
         """Return the versions of an export's own files that no reader needs: old ones, what tries that were killed left, notes."""
         top = f"{folder.path.strip('/')}/"
-        with telling(folder):
-            if not fresh(_bucket(folder)).exists():
-                return ()
+        if not _has_bucket(folder):
+            return ()
         being = self.being(folder)
         needed = {manifest.FILE, place.CLAIM, *(self.read(folder).parts if being == "finished" else ())}
 
@@ -119,12 +118,13 @@ class Exports:
         )
 
 
-def _bucket(folder: Folder) -> Folder:
-    """Return the bucket of an object store; of a disk, the folder."""
-    if is_local(folder):
-        return folder
+def _has_bucket(folder: Folder) -> bool:
+    """Say whether the folder's bucket is there (on a disk, the folder): without it, a store cannot be asked for versions."""
     bucket: Any = folder
-    while "/" in bucket.path.strip("/"):
+    while not is_local(folder) and "/" in bucket.path.strip("/"):
         bucket = bucket.parent
-    found: Folder = bucket
-    return found
+    try:
+        with telling(folder):
+            return bool(fresh(bucket).exists())
+    except StorageDeniedError:  # of all of the bucket; the folder may be allowed
+        return True
