@@ -15,8 +15,8 @@ from mongo_ops.orchestration.health import (
     VerdictOperator,
     groups_param,
 )
-from mongo_ops.orchestration.nightly import NightlyOperator, other_nights
 from mongo_ops.orchestration.health_notify import NotifyOperator
+from mongo_ops.orchestration.nightly import NightlyOperator, other_nights
 from mongo_ops.orchestration.operators import RETRIES
 
 DOC = """

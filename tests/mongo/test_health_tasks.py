@@ -18,7 +18,7 @@ from mongo_ops.embedded import ReplicaSet
 from mongo_ops.health import files
 from mongo_ops.mongo import connection
 from mongo_ops.mongo.connection import ServerUnreachableError
-from mongo_ops.orchestration import health, nightly, health_notify
+from mongo_ops.orchestration import health, health_notify, nightly
 
 HTTP = "airflow.providers.http.notifications.http.HttpNotifier"
 RETRIES = 2
