@@ -16,14 +16,14 @@ from typing import Any
 from demo.api import ApiError
 from demo.state import StackError
 
-from benchmarks import airflow, backfill, erasure, small, transfer
+from benchmarks import airflow, backfill, erasure, online, small, transfer
 from benchmarks.machine import Machine
 from benchmarks.measure import Goal, Notebook
 from benchmarks.peers import PEERS, Peer, Worker, default_folder
 from benchmarks.server import Server, serve
 from benchmarks.table import Table
 
-PARTS = ("small", "backfill", "transfer", "erasure", "airflow")
+PARTS = ("small", "backfill", "transfer", "erasure", "online", "airflow")
 
 
 @dataclass
@@ -69,7 +69,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         default=1_000_000,
         metavar="N",
-        help="documents of backfill, transfer and erasure (default 1,000,000)",
+        help="documents of backfill, transfer, erasure and online (default 1,000,000)",
     )
     parser.add_argument(
         "--rounds",
@@ -99,7 +99,7 @@ def main() -> int:
     report = Report(Machine.here())
     peers = _peers(arguments, report)
     with tempfile.TemporaryDirectory(prefix="mongo-ops-bench-") as folder:
-        if {"small", "backfill", "transfer", "erasure"} & set(arguments.only):
+        if {"small", "backfill", "transfer", "erasure", "online"} & set(arguments.only):
             _on_mongod(arguments, report, peers, Path(folder))
         seen = _on_airflow(arguments, report, Path(folder)) if "airflow" in arguments.only else None
         report.goals += airflow.goals(seen)
@@ -137,7 +137,7 @@ def _peers(arguments: argparse.Namespace, report: Report) -> list[Peer]:
 
 
 def _on_mongod(arguments: argparse.Namespace, report: Report, peers: Sequence[Peer], folder: Path) -> None:
-    warm = filled = moved = erased = None
+    warm = filled = moved = erased = migrated = None
     with serve() as server:
         bench = _Bench(arguments, report, server, peers, folder)
         if "small" in arguments.only:
@@ -148,7 +148,10 @@ def _on_mongod(arguments: argparse.Namespace, report: Report, peers: Sequence[Pe
             moved = bench.transfer()
         if "erasure" in arguments.only:
             erased = bench.erasure()
+        if "online" in arguments.only:
+            migrated = bench.online()
     report.goals += [*small.goals(warm), *backfill.goals(filled), *transfer.goals(moved), *erasure.goals(erased)]
+    report.goals += online.goals(migrated)
 
 
 @dataclass
@@ -201,6 +204,14 @@ class _Bench:
         seen = erasure.measure(self.server, self.folder, documents, self.arguments.rounds or 1, _tell)
         self.report.tables.append(erasure.table(seen, documents))
         self.report.measured[f"erasure from {documents}, seconds per person"] = seen.as_value()
+        return seen
+
+    def online(self) -> Notebook:
+        """Measure zero-downtime migrations."""
+        documents = self.arguments.documents
+        seen = online.measure(self.server, self.folder / "online", documents, self.arguments.rounds or 3, _tell)
+        self.report.tables += online.tables(seen, documents)
+        self.report.measured[f"online migration of {documents}"] = seen.as_value()
         return seen
 
     def _worker(self, peer: Peer, stack: ExitStack) -> Worker:

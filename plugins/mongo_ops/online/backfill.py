@@ -65,9 +65,9 @@ def advance(work: Work, pace: Pace, budget: Budget, part: int) -> Walked:
     """Work on one part of the backfill."""
     writer = writers.forward(work)
 
-    def chunk(span: KeyRange, save: SavePoint) -> None:
+    def chunk(span: KeyRange, save: SavePoint, divisible: bool) -> None:  # noqa: FBT001 - walk calls it
         try:
-            replay.commit(work, writer.fill(span.filter), save)
+            replay.commit(work, writer.fill(span.filter), save, divisible=divisible)
         except (DuplicateKeyError, BulkWriteError) as error:
             if writers.duplicate(error) is None:
                 raise

@@ -12,6 +12,7 @@ from mongo_ops.online.model import Phase
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
+    from mongo_ops.mongo.documents import Document
     from mongo_ops.mongo.keyrange import KeyRange
     from mongo_ops.online.pace import Pace
     from mongo_ops.online.walk import SavePoint, Walked
@@ -27,17 +28,17 @@ def begin_abort(work: Work, reason: str) -> None:
 
 def abort(work: Work, pace: Pace, budget: Budget) -> Walked | None:
     """Remove what the migration has made; None when that is over at once."""
-    walked = None
-    if work.spec.ghost:
+    walked, undo = None, work.state["undo"]
+    if work.state["mode"] == "ghost":
         _drop_copies(work, names.ghost(work.spec.collection))
-    elif work.spec.fields:
+    elif undo["fields"]:
         _loose_validator(work)  # a killed contract may have left the strict one, which holds on to the fields
-        walked = _unset(work, pace, budget, "abort", tuple(work.spec.fields))
+        walked = _unset(work, pace, budget, "abort", tuple(undo["fields"]))
         if not walked.done:
             return walked
-    if not work.spec.ghost:
-        _former_validator(work)
-    views.drop(work)
+    if undo["validator"]:
+        _set_former_validator(work)
+    views.drop(work, undo["views"])
     steps.reached("abort.cleaned")
     end(work, Phase.ABORTED, "aborted")
     return walked
@@ -46,7 +47,7 @@ def abort(work: Work, pace: Pace, budget: Budget) -> Walked | None:
 def end_rollback(work: Work) -> None:
     """After a rollback the target is of no use: all that was written to it is in the source again."""
     _drop_copies(work, names.ghost(work.spec.collection))
-    views.drop(work)
+    views.drop(work, work.state["undo"]["views"])
     _forget(work)
 
 
@@ -73,8 +74,7 @@ def begin_contract(work: Work) -> None:
     """
     strict = work.spec.contract.validator
     if strict is not None:
-        change = {"collMod": work.spec.collection, "validator": dict(strict), "validationLevel": "strict"}
-        catalogue.carry_out(work.db, change, f"The strict validator of {work.spec.collection}")
+        _set_validator(work, dict(strict), "strict")
     steps.reached("contract.strict")
     try:
         verify.delta(work)
@@ -131,7 +131,7 @@ def _unset(work: Work, pace: Pace, budget: Budget, what: str, fields: tuple[str,
     walk.begin(work, name, work.spec.collection)
     there = {"$or": [{field: {"$exists": True}} for field in fields]}
 
-    def chunk(span: KeyRange, save: SavePoint) -> None:
+    def chunk(span: KeyRange, save: SavePoint, divisible: bool) -> None:  # noqa: FBT001 - walk calls it
         def apply(session: ClientSession) -> Counts:
             where = {"$and": [span.filter, there]}
             done = work.db[work.spec.collection].update_many(
@@ -139,31 +139,26 @@ def _unset(work: Work, pace: Pace, budget: Budget, what: str, fields: tuple[str,
             )
             return Counts(matched=done.matched_count, modified=done.modified_count)
 
-        replay.commit(work, apply, save)
+        replay.commit(work, apply, save, divisible=divisible)
 
     return walk.advance(work, pace, budget, name, chunk)
 
 
-def _former_validator(work: Work) -> None:
-    """Put the validator back that the source had before; a killed contract may have set the strict one."""
-    if work.spec.validator is None and work.spec.contract.validator is None:
-        return
+def _set_former_validator(work: Work) -> None:
+    """Put the validator back that the source had before."""
     options = catalogue.recall(work.state["source"]["options"])
-    change = {
-        "collMod": work.spec.collection,
-        "validator": options.get("validator", {}),
-        "validationLevel": options.get("validationLevel", "strict"),
-    }
-    catalogue.carry_out(work.db, change, f"The validator of {work.spec.collection}")
+    _set_validator(work, options.get("validator", {}), options.get("validationLevel", "strict"))
 
 
 def _loose_validator(work: Work) -> None:
-    if work.spec.contract.validator is None:
-        return
-    if work.spec.validator is None:
-        options = catalogue.recall(work.state["source"]["options"])
-        loose, level = options.get("validator", {}), options.get("validationLevel", "strict")
-    else:
-        loose, level = dict(work.spec.validator), "moderate"
-    change = {"collMod": work.spec.collection, "validator": loose, "validationLevel": level}
+    """Put the validator back that lets both shapes in."""
+    undo = work.state["undo"]
+    if undo["loose"] is not None:
+        _set_validator(work, catalogue.recall(undo["loose"]), "moderate")
+    elif undo["validator"]:
+        _set_former_validator(work)
+
+
+def _set_validator(work: Work, validator: Document, level: str) -> None:
+    change = {"collMod": work.spec.collection, "validator": validator, "validationLevel": level}
     catalogue.carry_out(work.db, change, f"The validator of {work.spec.collection}")

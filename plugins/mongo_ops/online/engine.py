@@ -272,7 +272,8 @@ class Engine:
     def _ready_to_go_on(self, work: Work, part: int | None, *, edited: bool) -> None:
         if work.phase in ENDED:
             return
-        if work.state["checksum"] != self.file.checksum and not edited:
+        elsewhere = work.state["collection"] != work.spec.collection
+        if elsewhere or (work.state["checksum"] != self.file.checksum and not edited):
             raise ChecksumChangedError(
                 f"{self.file.name} was edited while it is under way. Put it back as it was, or abort and start anew."
             )

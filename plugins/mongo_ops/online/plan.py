@@ -163,7 +163,7 @@ def _samples(db: Database[Document], spec: OnlineMigration) -> Iterator[str]:
     ]
     where = {"_id": {"$in": keys}}
     once = sorted(Shape(spec.transform).read(db, spec.collection, where, None))
-    if not spec.ghost and once != sorted(_twice(db, spec, where, once)):
+    if not spec.ghost and not _idempotent(db, spec, where):
         yield "the transform is not idempotent: applied to its own result it changes documents again"
     before = {bson.encode({"": key}, codec_options=CODEC) for key in keys}
     after = {bson.encode({"": bson.decode(one, CODEC)["_id"]}, codec_options=CODEC) for one in once}
@@ -171,9 +171,12 @@ def _samples(db: Database[Document], spec: OnlineMigration) -> Iterator[str]:
         yield "the transform changes _id; say changes_id=True (ghost mode only)"
 
 
-def _twice(db: Database[Document], spec: OnlineMigration, where: Document, once: list[bytes]) -> list[bytes]:
-    """Return what the transform makes of its own results."""
-    if callable(spec.transform):
-        return [as_inserted(bson.encode(spec.transform(bson.decode(one, CODEC)), codec_options=CODEC)) for one in once]
-    stages: list[Any] = [dict(stage) for stage in spec.transform]
-    return list(Shape([*stages, *stages]).read(db, spec.collection, where, None))
+def _idempotent(db: Database[Document], spec: OnlineMigration, where: Document) -> bool:
+    """Say whether the transform changes its own results, seen at one moment: writers go on meanwhile."""
+    with db.client.start_session(snapshot=True) as session:
+        once = sorted(Shape(spec.transform).read(db, spec.collection, where, session))
+        if callable(spec.transform):
+            made = (spec.transform(bson.decode(one, CODEC)) for one in once)
+            return once == sorted(as_inserted(bson.encode(one, codec_options=CODEC)) for one in made)
+        stages: list[Any] = [dict(stage) for stage in spec.transform]
+        return once == sorted(Shape([*stages, *stages]).read(db, spec.collection, where, session))

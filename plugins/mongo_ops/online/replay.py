@@ -27,8 +27,18 @@ if TYPE_CHECKING:
     Save = Callable[[ClientSession, Counts], None]
 
 ROUNDS = 5
+TRIES = 4
 CAUGHT_UP_SECONDS = 1.0
 SWAPPED = frozenset({Phase.SOAK, Phase.ROLLING_BACK})
+
+
+class TooManyConflictsError(Exception):
+    """Hot documents: the same transaction, but smaller, will come through. Never leaves this package."""
+
+
+def smaller_may_pass(error: Exception) -> bool:
+    """Say whether to try again with fewer documents."""
+    return isinstance(error, TooManyConflictsError) or (isinstance(error, PyMongoError) and is_too_much(error))
 
 
 def commit_batch(work: Work, writer: Writer, keys: Sequence[Any], save: Save) -> Counts:
@@ -43,7 +53,7 @@ def commit_batch(work: Work, writer: Writer, keys: Sequence[Any], save: Save) ->
     wanted, in_vain = list(keys), 0
     while in_vain < ROUNDS:
         try:
-            return commit(work, writer.sync(wanted) if wanted else _nothing_to_do, save)
+            return commit(work, writer.sync(wanted) if wanted else _nothing_to_do, save, divisible=len(wanted) > 1)
         except (DuplicateKeyError, BulkWriteError) as error:
             if writers.duplicate(error) is None:
                 raise
@@ -58,10 +68,19 @@ def commit_batch(work: Work, writer: Writer, keys: Sequence[Any], save: Save) ->
     )
 
 
-def commit(work: Work, apply: Apply, save: Save) -> Counts:
-    """Carry the work out and save the place after it, in one transaction that asserts the lease."""
+def commit(work: Work, apply: Apply, save: Save, *, divisible: bool) -> Counts:
+    """Carry the work out and save the place after it, in one transaction that asserts the lease.
+
+    Raises:
+        TooManyConflictsError: it is divisible, and writers of the same documents were quicker several times.
+    """
+    tries = 0
 
     def body(session: ClientSession) -> Counts:
+        nonlocal tries
+        tries += 1
+        if divisible and tries > TRIES:
+            raise TooManyConflictsError
         counts = apply(session)
         save(session, counts)
         return counts
@@ -124,8 +143,8 @@ def _apply(work: Work, writer: Writer, seen: Seen) -> None:
         keys, last = parts.pop(0), not parts
         try:
             commit_batch(work, writer, keys, save_token if last else _nothing)
-        except PyMongoError as error:
-            if len(keys) < 2 or not is_too_much(error):  # noqa: PLR2004 - one key cannot be halved
+        except (TooManyConflictsError, PyMongoError) as error:
+            if len(keys) < 2 or not smaller_may_pass(error):  # noqa: PLR2004 - one key cannot be halved
                 raise
             middle = len(keys) // 2
             parts[:0] = [keys[:middle], keys[middle:]]

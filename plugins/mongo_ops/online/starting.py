@@ -41,6 +41,7 @@ def record(work: Work, attempt: int, parts: int) -> None:
         "_id": work.name, "collection": work.spec.collection, "mode": work.spec.mode, "checksum": work.file.checksum,
         "phase": Phase.BACKFILL.value, "prepared": False, "attempt": attempt, "parts": parts, "token": dict(token),
         "token_at": server_time(work.db), "control": pace.first_control(work.spec.limits), "counts": {},
+        "undo": _undo(work),
         "source": {
             "uuid": source.uuid, "capped": bool(source.options.get("capped")), "ttl": ttl.of(work, source.name),
             "definition": definition(work, source.name), "options": catalogue.note(source.options),
@@ -54,6 +55,16 @@ def record(work: Work, attempt: int, parts: int) -> None:
         work.note(session, "started", {"mode": work.spec.mode, "attempt": attempt})
 
     work.lease.transaction(body)
+
+
+def _undo(work: Work) -> Document:
+    """Return what an abort has to take back, so that it can even after the spec was edited."""
+    spec = work.spec
+    return {
+        "fields": list(spec.fields), "views": [name for name in (spec.views.new, spec.views.old) if name],
+        "validator": spec.validator is not None or spec.contract.validator is not None,
+        "loose": None if spec.validator is None else catalogue.note(spec.validator),
+    }  # fmt: skip
 
 
 def expand(work: Work) -> None:

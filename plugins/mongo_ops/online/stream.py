@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CHANGES = ("insert", "update", "replace", "delete")
 DEFINITIONS = ("drop", "rename", "dropDatabase", "invalidate")
+ENDING = ("dropDatabase", "invalidate")
 LOST = frozenset({136, 222, 260, 280, 286})
 """CappedPositionLost, CloseChangeStream, InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost."""
 BATCH = 1000
@@ -112,6 +113,8 @@ class Stream:
             at, kind = event.get("clusterTime"), event["operationType"]
             if kind in DEFINITIONS:
                 defined.append(event.get("ns", {}).get("coll", ""))
+                if kind in ENDING:
+                    break
             elif event["ns"]["coll"] == names.MARKS:
                 reached = mark is not None and event.get("fullDocument", {}).get("ops_mark") == mark
             else:
@@ -133,7 +136,7 @@ class Stream:
         ours = {"ns.coll": {"$in": list(self._collections)}, "operationType": {"$in": [*CHANGES, *DEFINITIONS]}}
         marks = {"ns.coll": names.MARKS, "documentKey._id": self._work.name}
         fields = {"operationType": 1, "ns.coll": 1, "documentKey": 1, "clusterTime": 1, "fullDocument.ops_mark": 1}
-        whole = {"operationType": {"$in": ["dropDatabase", "invalidate"]}}
+        whole = {"operationType": {"$in": list(ENDING)}}
         return [{"$match": {"$or": [ours, marks, whole]}}, {"$project": fields}]
 
     def _lost(self, error: OperationFailure) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mongo_ops.migrations.operations import catalogue
@@ -33,10 +34,10 @@ def contracted(work: Work) -> None:
     _define(work, work.spec.views.new, [])
 
 
-def drop(work: Work) -> None:
-    """Remove both."""
-    _drop(work, work.spec.views.old)
-    _drop(work, work.spec.views.new)
+def drop(work: Work, names: Sequence[str]) -> None:
+    """Remove these."""
+    for name in names:
+        _drop(work, name)
 
 
 def _define(work: Work, name: str | None, pipeline: list[Document]) -> None:

@@ -14,9 +14,10 @@ from pymongo.errors import PyMongoError
 
 from mongo_ops.errors import RunError
 from mongo_ops.mongo import keyrange
-from mongo_ops.mongo.batches import CHECKPOINTS, Counts, is_too_much
+from mongo_ops.mongo.batches import CHECKPOINTS, Counts
 from mongo_ops.mongo.keyrange import End, KeyRange
 from mongo_ops.mongo.throttle import next_size
+from mongo_ops.online import replay
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mongo_ops.online.work import Budget, Work
 
     SavePoint = Callable[[ClientSession, Counts], None]
-    Chunk = Callable[[KeyRange, SavePoint], None]
+    Chunk = Callable[[KeyRange, SavePoint, bool], None]
 
 FIRST_SIZE = 200
 
@@ -81,7 +82,7 @@ def advance(work: Work, pace: Pace, budget: Budget, id: str, chunk: Chunk) -> Wa
         pace: looked at before each chunk.
         budget: of this slice.
         id: the checkpoint's.
-        chunk: commits the work of a range together with the checkpoint that it is handed.
+        chunk: commits the work of a range together with the checkpoint that it is handed; the flag says whether the range can be halved.
 
     Raises:
         RunError: the checkpoint moved under this run.
@@ -112,9 +113,9 @@ def _one(work: Work, pace: Pace, point: Document, chunk: Chunk) -> Document:
         _save(work, point, after, session)
 
     try:
-        chunk(span, save_point)
-    except PyMongoError as error:
-        if size < 2 or not is_too_much(error):  # noqa: PLR2004 - one document cannot be halved
+        chunk(span, save_point, size > 1)
+    except (replay.TooManyConflictsError, PyMongoError) as error:
+        if size < 2 or not replay.smaller_may_pass(error):  # noqa: PLR2004 - one document cannot be halved
             raise
         return {**point, "size": size // 2}
     seconds = time.monotonic() - began
