@@ -11,6 +11,7 @@ from tests.mongo.online_project import SECONDS, Project, spec
 
 from mongo_ops import audit
 from mongo_ops.migrations.faults import MigrationRefusedError
+from mongo_ops.online import backfill
 from mongo_ops.online.errors import (
     ChecksumChangedError,
     DifferencesError,
@@ -194,3 +195,21 @@ def test_differences_are_named_and_the_next_verification_is_a_new_one(project, d
     assert engine.advance(budget=5).next is Phase.READY
     assert (engine.verification().clean, engine.verification().number) == (True, 2)
     assert engine.verification().digest != found.digest
+
+
+def test_chunks_of_large_documents_hold_few_of_them(project, db, monkeypatch):
+    db.tracks.insert_many([{"_id": n, "ms": n, "text": "x" * 500_000} for n in range(60)])
+    project.write("001_seconds", spec(**SECONDS))
+    sizes, real = [], backfill.replay.commit
+
+    def commit(work, apply, save, *, divisible):
+        counts = real(work, apply, save, divisible=divisible)
+        sizes.append(counts.matched)
+        return counts
+
+    monkeypatch.setattr(backfill.replay, "commit", commit)
+    engine = project.engine("001")
+    engine.start()
+    engine.advance(budget=30)
+    assert 0 < max(sizes) <= 17  # 8 MiB
+    assert db.tracks.count_documents(STALE) == 0

@@ -14,7 +14,7 @@ from mongo_ops.mongo.batches import Counts, is_too_much
 from mongo_ops.online import steps, writers
 from mongo_ops.online.errors import CollisionError, NotDrainedError, SourceChangedError
 from mongo_ops.online.model import Phase
-from mongo_ops.online.stream import Seen, Stream, key_bytes, mark
+from mongo_ops.online.stream import BATCH, Seen, Stream, key_bytes, mark
 from mongo_ops.online.work import Budget, server_time
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def pump(work: Work, stream: Stream, writer: Writer, *, until: str | None, budge
     """
     total = 0
     while True:
-        seen = stream.read(mark=until, seconds=min(1.0, budget.left))
+        seen = stream.read(mark=until, most=min(BATCH, int(work.state["largest"])), seconds=min(1.0, budget.left))
         if seen.defined:
             insist_on_collections(work)
         _apply(work, writer, seen)

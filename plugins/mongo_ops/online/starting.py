@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mongo_ops.migrations.operations import catalogue
-from mongo_ops.mongo.batches import CHECKPOINTS
+from mongo_ops.mongo.batches import BATCH_BYTES, CHECKPOINTS
 from mongo_ops.online import backfill, names, pace, rights, steps, ttl, views
 from mongo_ops.online import plan as planner
 from mongo_ops.online.errors import SourceChangedError, SpecError
@@ -41,7 +41,7 @@ def record(work: Work, attempt: int, parts: int) -> None:
         "_id": work.name, "collection": work.spec.collection, "mode": work.spec.mode, "checksum": work.file.checksum,
         "phase": Phase.BACKFILL.value, "prepared": False, "attempt": attempt, "parts": parts, "token": dict(token),
         "token_at": server_time(work.db), "control": pace.first_control(work.spec.limits), "counts": {},
-        "undo": _undo(work),
+        "undo": _undo(work), "largest": _largest(work),
         "source": {
             "uuid": source.uuid, "capped": bool(source.options.get("capped")), "ttl": ttl.of(work, source.name),
             "definition": definition(work, source.name), "options": catalogue.note(source.options),
@@ -55,6 +55,12 @@ def record(work: Work, attempt: int, parts: int) -> None:
         work.note(session, "started", {"mode": work.spec.mode, "attempt": attempt})
 
     work.lease.transaction(body)
+
+
+def _largest(work: Work) -> int:
+    """Return how many documents of average size one transaction takes at most."""
+    size = catalogue.storage(work.db, work.spec.collection)
+    return max(1, int(BATCH_BYTES * size["count"] / size["size"])) if size["size"] else BATCH_BYTES
 
 
 def _undo(work: Work) -> Document:

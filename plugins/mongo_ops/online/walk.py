@@ -100,7 +100,7 @@ def advance(work: Work, pace: Pace, budget: Budget, id: str, chunk: Chunk) -> Wa
 
 def _one(work: Work, pace: Pace, point: Document, chunk: Chunk) -> Document:
     collection = work.db[point["collection"]]
-    end, size = End(point["upper"], inclusive=point["upper_inclusive"]), min(point["size"], pace.control.chunk)
+    end, size = End(point["upper"], inclusive=point["upper_inclusive"]), min(point["size"], _largest(work, pace))
     span = keyrange.next_range(collection, point["next"], end, size)
     walked = collection.count_documents(span.filter, session=work.session) if span.final else size
     began = time.monotonic()
@@ -119,10 +119,14 @@ def _one(work: Work, pace: Pace, point: Document, chunk: Chunk) -> Document:
             raise
         return {**point, "size": size // 2}
     seconds = time.monotonic() - began
-    after["size"] = next_size(size, seconds, work.spec.limits.chunk_seconds, largest=pace.control.chunk)
+    after["size"] = next_size(size, seconds, work.spec.limits.chunk_seconds, largest=_largest(work, pace))
     after["seconds"] = point["seconds"] + seconds
     pace.rest(seconds)
     return after
+
+
+def _largest(work: Work, pace: Pace) -> int:
+    return max(1, min(int(pace.control.chunk), int(work.state["largest"])))
 
 
 def _save(work: Work, before: Document, after: Document, session: ClientSession) -> None:
