@@ -36,6 +36,8 @@ class EnvironmentModel(BaseModel):
     storage_connection: str | None = None
     assets: str | None = Field(default=None, min_length=1)
     assets_connection: str | None = None
+    anchors: str | None = Field(default=None, min_length=1)
+    anchors_connection: str | None = None
     nightly: bool = False
     max_lag_seconds: float = Field(default=10.0, gt=0)
     batch_seconds: float = Field(default=0.5, gt=0, le=20)
@@ -58,7 +60,7 @@ class Environment:
     """A database that migrations run on, and the rules for it.
 
     ``database`` is None when the connection's schema names it. ``storage`` is the URI of the folder that keeps snapshots, ``assets``
-    that of the product's own objects (pictures, audio), whose keys documents name. ``nightly``: what scheduled DAGs run on.
+    that of the product's own objects (pictures, audio), whose keys documents name, ``anchors`` where the heads of the audit chains go. ``nightly``: what scheduled DAGs run on.
     Durations are in seconds.
     """
 
@@ -71,6 +73,8 @@ class Environment:
     storage_connection: str | None = None
     assets: str | None = None
     assets_connection: str | None = None
+    anchors: str | None = None
+    anchors_connection: str | None = None
     nightly: bool = False
     max_lag: float = 10.0
     batch_seconds: float = 0.5
@@ -184,6 +188,8 @@ def _environment(path: Path, name: str, entry: Any) -> Environment:
         storage_connection=model.storage_connection,
         assets=None if model.assets is None else _storage(f"{path}: environment {name}", "assets", model.assets),
         assets_connection=model.assets_connection,
+        anchors=None if model.anchors is None else _storage(f"{path}: environment {name}", "anchors", model.anchors),
+        anchors_connection=model.anchors_connection,
         nightly=model.nightly,
         max_lag=model.max_lag_seconds,
         batch_seconds=model.batch_seconds,

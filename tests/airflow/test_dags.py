@@ -149,6 +149,7 @@ WORK = {
     "mongo_gdpr_erasure": ["objects", "leaves", "parents", "root", "sweep", "verify", "certify"],
     "mongo_bulk_export": ["parts", "finish"],
     "mongo_bulk_import": ["parts", "finish"],
+    "mongo_partition": ["create", "move", "archive", "remove", "command", "restore"],
 }
 
 
@@ -168,7 +169,7 @@ def test_lint_comes_before_everything(migrating):
     assert migrating["upstream"]["lint"] == []
 
 
-@pytest.mark.parametrize("dag_id", ["mongo_migrate", "mongo_rollback", "mongo_gdpr_erasure", "mongo_bulk_import"])
+@pytest.mark.parametrize("dag_id", ["mongo_migrate", "mongo_rollback", "mongo_gdpr_erasure", "mongo_bulk_import", "mongo_partition"])
 def test_a_person_approves_the_plan_before_anything_is_written(parsed, dag_id):
     dag = parsed["dags"][dag_id]
 
@@ -194,7 +195,7 @@ def test_a_person_finds_a_title_and_a_description_for_every_field_and_a_manual(d
 def test_only_the_nightly_dags_run_by_themselves_and_none_catches_up(parsed):
     scheduled = {dag_id for dag_id, dag in parsed["dags"].items() if dag["schedule"] != "NullTimetable"}
 
-    assert scheduled <= {"mongo_retention", "mongo_health_check"}
+    assert scheduled <= {"mongo_retention", "mongo_health_check", "mongo_audit_anchor"}
     assert not any(dag["catchup"] for dag in parsed["dags"].values())
 
 

@@ -89,16 +89,14 @@ def test_load_holds_back_then_lets_go_then_gives_up(project, db, replica_set):
     assert done(db) == 0
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"nice": -1}, {"nice": "x"}, {"chunk": 0}, {"max_load": {"weather": 1}}, {"command": "stop"}, {"speed": 1}, {"max_lag": float("nan")}],
-)  # fmt: skip
-def test_a_wrong_setting_is_refused_and_nothing_changes(project, settings):
+def test_a_wrong_setting_is_refused_and_nothing_changes(project):
     engine = project.engine("001")
     engine.start()
     before = engine.status()["control"]
-    with pytest.raises(ControlError):
-        engine.control(**settings)
+    wrong = [{"nice": -1}, {"nice": "x"}, {"chunk": 0}, {"max_load": {"weather": 1}}, {"command": "stop"}, {"speed": 1}]
+    for settings in (*wrong, {"max_lag": float("nan")}):
+        with pytest.raises(ControlError):
+            engine.control(**settings)
     assert engine.status()["control"] == before
 
 

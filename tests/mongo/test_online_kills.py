@@ -1,4 +1,7 @@
-"""Online migrations that are killed at every boundary: the same call again goes on, and the result is as if nothing had happened."""
+"""Online migrations that are killed at a boundary: the same call again goes on, and the result is as if nothing had happened.
+
+The chaos suite kills processes at every boundary; here are those where most can go wrong.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,8 @@ from mongo_ops.online import exchange, steps
 from mongo_ops.online.model import Phase
 
 COUNT = 900
-START = (
-    "start.token",
-    "start.target",
-    "start.recorded",
-    "backfill.chunk",
-    "replay.batch",
-    "verify.range",
-    "verify.recorded",
-)
-EXCHANGE = ("recorded", "fenced", "drained", "verified", "swapped", "recorded_after")
+WAY = [("ghost", one) for one in ("start.token", "start.target", "backfill.chunk", "replay.batch", "verify.range")]
+WAY += [("in_place", one) for one in ("start.recorded", "backfill.chunk")]
 
 
 class Killed(BaseException):
@@ -75,9 +70,7 @@ def write_a_little(db, field, value):
     db.tracks.delete_one({"_id": 8})
 
 
-@pytest.mark.parametrize(
-    ("mode", "step"), [*(("ghost", step) for step in START), *(("in_place", step) for step in START[2:5])]
-)
+@pytest.mark.parametrize(("mode", "step"), WAY)
 def test_killed_on_the_way_to_ready(project, db, kill_at, mode, step):
     project.write("001_seconds", spec(**(GHOST if mode == "ghost" else SECONDS)))
     engine = project.engine("001")
@@ -99,7 +92,7 @@ def test_killed_on_the_way_to_ready(project, db, kill_at, mode, step):
     assert audit.verify(db).ok
 
 
-@pytest.mark.parametrize("step", EXCHANGE)
+@pytest.mark.parametrize("step", ["recorded", "fenced", "verified", "swapped"])
 def test_killed_during_the_cut_over(project, db, kill_at, step):
     project.write("001_seconds", spec(**GHOST))
     engine = project.to_ready("001")
@@ -128,7 +121,7 @@ def test_killed_during_the_cut_over(project, db, kill_at, step):
     assert audit.verify(db).ok
 
 
-@pytest.mark.parametrize("step", EXCHANGE)
+@pytest.mark.parametrize("step", ["fenced", "verified", "recorded_after"])
 def test_killed_during_the_rollback(project, db, kill_at, step):
     project.write("001_seconds", spec(**GHOST))
     engine = project.to_ready("001")
@@ -151,8 +144,7 @@ def test_killed_during_the_rollback(project, db, kill_at, step):
     assert audit.verify(db).ok
 
 
-@pytest.mark.parametrize("step", ["abort.recorded", "abort.cleaned"])
-@pytest.mark.parametrize("mode", ["in_place", "ghost"])
+@pytest.mark.parametrize(("mode", "step"), [("in_place", "abort.cleaned"), ("ghost", "abort.recorded")])
 def test_killed_during_the_abort(project, db, kill_at, mode, step):
     project.write("001_seconds", spec(**(GHOST if mode == "ghost" else SECONDS)))
     before = documents(db)
@@ -169,7 +161,7 @@ def test_killed_during_the_abort(project, db, kill_at, mode, step):
     assert db["ops_checkpoints"].count_documents({}) == 0
 
 
-@pytest.mark.parametrize("step", ["contract.strict", "contract.verified", "contract.recorded", "contract.dropped"])
+@pytest.mark.parametrize("step", ["contract.strict", "contract.recorded"])
 def test_killed_during_the_contract(project, db, kill_at, step):
     strict = '{"$jsonSchema": {"required": ["seconds"]}}'
     project.write("001_seconds", spec(**SECONDS, contract=f'Contract(validator={strict}, drop=("ms",))'))

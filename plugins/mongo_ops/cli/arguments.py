@@ -93,14 +93,22 @@ def _upkeep(parsers: Parsers) -> None:
     mark.add_argument("migration", help="its name or version")
     mark.add_argument("--as", dest="state", choices=("applied", "pending"), required=True)
     mark.add_argument("--reason", required=True, help="for the audit log; name no person")
-    unlock = _command(parsers, "unlock", "show who holds the migrations' lease; free it with --force")
+    unlock = _command(parsers, "unlock", "show who holds a lease; free it with --force")
+    unlock.add_argument(
+        "--resource", default="migrations", help="which lease, as a refusal names it (default: migrations)"
+    )
     unlock.add_argument("--force", action="store_true", help="take it away although its holder may be alive; audited")
     unlock.add_argument("--reason", help="required with --force")
     _command(parsers, "verify", "compare the database with what the applied migrations say")
     _snapshots(parsers)
-    audit = _command(parsers, "audit", "verify the audit log's chain; seal a chain again whose head is broken")
-    audit.add_argument("action", choices=("verify", "reseal"))
+    audit = _command(
+        parsers, "audit", "verify the audit log's chain, anchor all chains, or seal one again whose head is broken"
+    )
+    audit.add_argument("action", choices=("verify", "anchor", "reseal"))
     audit.add_argument("--reason", help="required for reseal; for the audit log")
+    audit.add_argument(
+        "--dry-run", action="store_true", help="anchor: verify against the newest anchors, write nothing"
+    )
     audit.add_argument("--anchor", metavar="SEQ:HASH", help="a head noted earlier, kept outside of the database")
     audit.add_argument(
         "--log",

@@ -22,7 +22,7 @@ from mongo_ops.mongo.connection import ConnectionSpec, InvalidConnectionError, T
 from mongo_ops.mongo.guard import ReadOnlyGuard
 from mongo_ops.mongo.lease import Holder
 from mongo_ops.settings import Environment, include_folder, load_environment
-from mongo_ops.storage import open_folder
+from mongo_ops.storage import Folder, open_folder
 
 if TYPE_CHECKING:
     from mongo_ops.migrations.plan import Plan
@@ -93,6 +93,13 @@ def holder(of: Occasion) -> Holder:
 def losses(environment: Environment) -> Losses:
     """Return where destroyed data is kept."""
     return Losses(open_folder(environment.storage, connection=environment.storage_connection))
+
+
+def anchors_of(environment: Environment) -> Folder:
+    """Return the folder of the audit chains' anchors; in the environment's storage where none is named."""
+    if environment.anchors:
+        return open_folder(environment.anchors, connection=environment.anchors_connection)
+    return open_folder(environment.storage, connection=environment.storage_connection) / "anchors"
 
 
 def insist_on_approval(environment: Environment, plan: Plan, approved: str | None) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 
 from mongo_ops import audit as audit_log
 from mongo_ops import storage
+from mongo_ops.audit import anchors
 from mongo_ops.cli import support
 from mongo_ops.cli.output import show
 from mongo_ops.migrations import engine
@@ -36,17 +37,17 @@ def unlock(arguments: argparse.Namespace) -> int:
     if arguments.force:
         _insist_on_reason(arguments.reason)
     with support.open_target(arguments.env, read_only=not arguments.force) as target:
-        held = lease.show(target.db, engine.RESOURCE)
+        held = lease.show(target.db, arguments.resource)
         if held is None:
             show(arguments, {"held": False}, "Nobody holds the lease.")
             return 0
         if not arguments.force:
             raise lease.held_error(held)
         engine.prepare(target)
-        taken = lease.unlock(target.db, engine.RESOURCE, force=True) or held
+        taken = lease.unlock(target.db, arguments.resource, force=True) or held
         occasion = support.occasion(reason=arguments.reason)
         details = {"holder": taken["owner"], "epoch": taken["epoch"]}
-        entry = audit_entry(arguments.env, occasion, engine.RESOURCE, "lease.unlocked", "done", details)
+        entry = audit_entry(arguments.env, occasion, arguments.resource, "lease.unlocked", "done", details)
         audit_log.record(target.db, entry)
     show(
         arguments,
@@ -77,14 +78,27 @@ def snapshots(arguments: argparse.Namespace) -> int:
 
 
 def audit(arguments: argparse.Namespace) -> int:
-    """Verify the audit log's chain (exit code 1 when it is broken), or seal it again when its head is broken."""
+    """Verify the audit log's chain (exit code 1 when it is broken), anchor all chains, or seal one again when its head is broken."""
     if arguments.action == "reseal":
         return _reseal(arguments)
+    if arguments.action == "anchor":
+        return _anchor(arguments)
     anchor = support.anchor(arguments.anchor)
     with support.open_target(arguments.env, read_only=True) as target:
         result = audit_log.verify(target.db, anchor, log=arguments.log)
     show(arguments, dataclasses.asdict(result), str(result))
     return 1 if result.faults else 0
+
+
+def _anchor(arguments: argparse.Namespace) -> int:
+    with support.open_target(arguments.env, read_only=True) as target:
+        done = anchors.anchor(target, support.anchors_of(target.environment), only_look=arguments.dry_run)
+    show(
+        arguments,
+        {"chains": [dataclasses.asdict(one) for one in done]},
+        "\n".join(map(str, done)) or "There is no chain yet.",
+    )
+    return 0 if all(one.seen.ok for one in done) else 1
 
 
 def _reseal(arguments: argparse.Namespace) -> int:

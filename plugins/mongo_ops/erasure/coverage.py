@@ -34,7 +34,8 @@ BEFORE_IMAGES = "ops_before_"
 OWN = frozenset(
     {
         *("ops_migrations", "ops_history", "ops_leases", "ops_checkpoints", "ops_audit_head", "ops_health"),
-        *("ops_transfers", "ops_rejects", "ops_legal_holds"),
+        *("ops_transfers", "ops_rejects", "ops_legal_holds", "ops_partitions"),
+        *("ops_online", "ops_online_marks", "ops_online_gates"),
         *(
             "ops_erasure_requests",
             "ops_erasure_batches",

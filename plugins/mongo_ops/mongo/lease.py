@@ -64,7 +64,7 @@ class LeaseHeldError(PlanError):
     def __str__(self) -> str:
         return (
             f"{self.resource} is held by {self.owner} (host {self.host}, pid {self.pid}) since {self.since:%Y-%m-%d %H:%M:%S} "
-            f"until {self.expires:%H:%M:%S} UTC. Wait for it, or see `mongo-ops unlock`."
+            f"until {self.expires:%H:%M:%S} UTC. Wait for it, or see `mongo-ops unlock --resource {self.resource}`."
         )
 
 

@@ -88,6 +88,13 @@ def open_assets(environment: Environment) -> Folder | None:
     return open_folder(environment.assets, environment.assets_connection) if environment.assets else None
 
 
+def open_anchors(environment: Environment) -> Folder:
+    """Return the folder of the audit chains' anchors; in the environment's storage where none is named."""
+    if environment.anchors:
+        return open_folder(environment.anchors, environment.anchors_connection)
+    return open_storage(environment) / "anchors"
+
+
 def open_losses(environment: Environment) -> Losses:
     """Return where destroyed data is kept: in the environment's storage."""
     from mongo_ops.migrations.losses import Losses  # noqa: PLC0415

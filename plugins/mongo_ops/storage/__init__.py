@@ -15,6 +15,7 @@ from mongo_ops.storage.paths import (
     is_local,
     open_folder,
     show,
+    telling,
 )
 from mongo_ops.storage.restore import restore
 from mongo_ops.storage.snapshots import (
@@ -53,6 +54,7 @@ __all__ = [
     "restore",
     "show",
     "take",
+    "telling",
     "verify",
     "writing",
 ]

@@ -59,6 +59,9 @@ class Folder(Protocol):
     def open(self, mode: str, /) -> IO[Any]:
         """Open the file."""
 
+    def iterdir(self) -> Iterator[Self]:
+        """Yield what is in the folder."""
+
 
 def open_folder(uri: str, *, connection: str | None = None) -> Folder:
     """Return the folder at ``uri`` (``file://``, ``s3://``, any fsspec protocol; a plain path is local). No I/O.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
@@ -48,6 +48,17 @@ def create_view(db: Database[Document], target: ImportTarget) -> None:
         raise TransferRefusedError(
             f"{target.name} is there already and is not the view of the manifest. Drop or rename it."
         )
+
+
+def is_unique(db: Database[Document], name: str, fields: Sequence[str]) -> bool:
+    """Say whether a unique index keeps two documents from having the same values in these fields."""
+    indexes = db[name].list_indexes()
+    return tuple(fields) == ("_id",) or any(
+        index.get("unique")
+        and set(index["key"]) == set(fields)
+        and not index.keys() & {"partialFilterExpression", "collation"}
+        for index in indexes
+    )
 
 
 def uuid_of(db: Database[Document], name: str) -> str | None:

@@ -50,6 +50,11 @@ class ImportRequest:
     columns: Mapping[str, str] = field(default_factory=dict)
     lanes: int = 4
 
+    @property
+    def adds_by_key(self) -> bool:
+        """Whether a document is added when none has its key."""
+        return self.mode in ("upsert", "merge")
+
     def as_value(self) -> dict[str, Any]:
         """Return it for JSON."""
         value = {one.name: getattr(self, one.name) for one in fields(self)}

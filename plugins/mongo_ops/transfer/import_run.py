@@ -13,7 +13,7 @@ from mongo_ops.mongo import lease as leases
 from mongo_ops.mongo.batches import Reporter
 from mongo_ops.mongo.lease import Holder
 from mongo_ops.storage import Folder
-from mongo_ops.transfer import catalogue, place, verify
+from mongo_ops.transfer import catalogue, place, sources, verify
 from mongo_ops.transfer.compression import Reader
 from mongo_ops.transfer.export_run import Teller
 from mongo_ops.transfer.formats import registry
@@ -57,8 +57,14 @@ def load_part(
     """
     loading = prepare(target, plan, part)
     with ExitStack() as stack:
+        if plan.request.adds_by_key and not catalogue.is_unique(target.db, part.collection, plan.request.keys):
+            alone = f"transfer/{part.collection}"  # two writers at once would both find nothing, and both add
+            holder = Holder(checkpoint_id(run_id, part.number, 0))
+            stack.enter_context(leases.acquire(target.db, alone, holder, ttl=target.environment.lease_ttl))
+        mark = None if part.sha256 is not None else sources.mark(place.below(folder, part.file))
         lanes = [
-            _lane(target, plan, part, loading, run_id, number, refuse, stack) for number in range(_count(plan, loading))
+            _lane(target, plan, part, loading, run_id, number, refuse, mark, stack)
+            for number in range(_count(plan, loading))
         ]
         if not all(lane.finished for lane in lanes):
             if part.sha256 is not None:
@@ -77,7 +83,8 @@ def load_part(
 
 
 def _count(plan: ImportPlan, loading: ImportTarget) -> int:
-    return plan.request.lanes if loading.kind == "collection" else 1
+    """Return how many: one where the order of rows matters, since of two with the same key the last one stands."""
+    return plan.request.lanes if loading.kind == "collection" and plan.request.mode == "insert" else 1
 
 
 def _lane(
@@ -88,6 +95,7 @@ def _lane(
     run_id: str,
     number: int,
     refuse: Refuse | None,
+    source: str | None,
     stack: ExitStack,
 ) -> Lane:
     resource = checkpoint_id(run_id, part.number, number)
@@ -102,6 +110,7 @@ def _lane(
         transactional=loading.kind == "collection",
         time_field=loading.options.get("timeseries", {}).get("timeField"),
         refuse=refuse,
+        source=source,
     )
     lane.open()
     return lane

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from mongo_ops.mongo.lease import LEASES
 from mongo_ops.storage import Folder, ejson, show
 from mongo_ops.transfer import catalogue, content, failures, history, import_run, manifest, reading, rejects, sources
 from mongo_ops.transfer.content import Content
-from mongo_ops.transfer.import_model import ImportPlan, ImportRequest, ImportTarget, Tally
+from mongo_ops.transfer.formats import flat
+from mongo_ops.transfer.import_model import ImportPart, ImportPlan, ImportRequest, ImportTarget, Tally
 from mongo_ops.transfer.lane import Refuse
 from mongo_ops.transfer.manifest import CollectionModel, ManifestModel
 from mongo_ops.transfer.preview import Preview, look
@@ -21,6 +22,9 @@ from mongo_ops.transfer.preview import Preview, look
 if TYPE_CHECKING:
     from mongo_ops.mongo.connection import Target
     from mongo_ops.mongo.documents import Document
+
+
+OWN = "ops_"
 
 
 class ImportRefusedError(PlanError):
@@ -83,7 +87,7 @@ def plan_import(target: Target, folder: Folder, request: ImportRequest, pattern:
             parts = sources.foreign_parts(folder, sources.listed(folder, pattern), request)
             names = dict.fromkeys(part.collection for part in parts)
             targets = tuple(_plain(target, name) for name in names)
-        notes = _notes(targets, request)
+        notes = _notes(targets, request) + tuple(_of_keys(target, targets, parts, request))
     return ImportPlan(
         environment=target.environment.name,
         database=target.database,
@@ -187,11 +191,36 @@ def _check(request: ImportRequest) -> None:
         raise ImportRefusedError("keys must name fields, such as `_id` or `email`.")
     if not 1 <= request.lanes <= 16:  # noqa: PLR2004
         raise ImportRefusedError("lanes must be 1 to 16.")
+    if unknown := sorted(set(request.columns.values()) - set(flat.KINDS)):
+        raise ImportRefusedError(f"There is no column type {', '.join(unknown)}; there are {', '.join(flat.KINDS)}.")
     if not 0 <= request.max_reject_share <= 1 or request.max_rejects < 0:
         raise ImportRefusedError("max_rejects must not be negative, and max_reject_share lies between 0 and 1.")
 
 
+def _of_keys(
+    target: Target, targets: Sequence[ImportTarget], parts: Sequence[ImportPart], request: ImportRequest
+) -> Iterator[str]:
+    """Yield what to know of keys that no index keeps unique.
+
+    Raises:
+        ImportRefusedError: files that are loaded at once could add the same document twice.
+    """
+    for one in targets if request.adds_by_key else ():
+        if catalogue.is_unique(target.db, one.name, request.keys):
+            continue
+        names = ", ".join(request.keys)
+        if sum(part.collection == one.name for part in parts) > 1:
+            raise ImportRefusedError(
+                f"{one.name} has no unique index on {names}, so several files could add the same document twice. Make the index first."
+            )
+        yield f"{one.name} has no unique index on {names}: other writers may add the same document meanwhile, and each row reads it whole."
+
+
 def _of_manifest(target: Target, here: str, collection: CollectionModel, found: ManifestModel) -> ImportTarget:
+    if here.startswith(OWN) and here != collection.name:
+        raise ImportRefusedError(
+            f"{here} holds mongo-ops's own records; only an export of it is loaded there. Choose another name."
+        )
     definition = collection.kind == "view" and not collection.parts
     options: dict[str, Any] = ejson.rich(collection.options)
     kind = "collection" if collection.kind == "view" and not definition else collection.kind
@@ -212,6 +241,10 @@ def _of_manifest(target: Target, here: str, collection: CollectionModel, found: 
 
 
 def _plain(target: Target, name: str) -> ImportTarget:
+    if name.startswith(OWN):
+        raise ImportRefusedError(
+            f"{name} holds mongo-ops's own records; only an export of it is loaded there. Choose another name."
+        )
     return _seen(target, ImportTarget(name=name, kind="collection", exists=False, count=0, options={}, indexes=()))
 
 

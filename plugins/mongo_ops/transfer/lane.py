@@ -51,7 +51,10 @@ def checkpoint_id(run_id: str, part: int, lane: int) -> str:
 
 @dataclass
 class Lane:
-    """Writes its chunks of one part. ``time_field`` is set for a time series, ``transactional`` is not for it and capped ones."""
+    """Writes its chunks of one part. ``time_field`` is set for a time series, ``transactional`` is not for it and capped ones.
+
+    ``source`` tells a file from one that took its place, where no manifest says its digest.
+    """
 
     lease: Lease
     run_id: str
@@ -62,6 +65,7 @@ class Lane:
     transactional: bool = True
     time_field: str | None = None
     refuse: Refuse | None = None
+    source: str | None = None
     chunk: int = field(default=0, init=False)
     within: int = field(default=NOT_ENTERED, init=False)
     tally: Tally = field(default_factory=Tally, init=False)
@@ -79,6 +83,11 @@ class Lane:
         if found is None:
             self._move(self.chunk, self.within, self.tally)
             return
+        if found["source"] != self.source:
+            raise PlanChangedError(
+                f"{self.part.file} is not the file any more that run {self.run_id} began to load. Which rows of it are loaded cannot be "
+                "said; look, then start a new run."
+            )
         if (found["plan_digest"], found["uuid"]) != (self.plan_digest, self.uuid):
             raise PlanChangedError(
                 f"Run {self.run_id} began to load {self.part.collection} with another plan, or the collection was dropped and "
@@ -232,6 +241,7 @@ class Lane:
             "_id": self.lease.resource,
             "run_id": self.run_id,
             "plan_digest": self.plan_digest,
+            "source": self.source,
             "uuid": self.uuid,
             "collection": self.part.collection,
             "chunk": chunk,

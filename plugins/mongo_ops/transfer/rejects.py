@@ -35,8 +35,8 @@ class TooManyRejectsError(PlanError):
 def stop_at(part: ImportPart, reject: Reject) -> RowRefusedError:
     """Return the error that ends a run at its first bad row."""
     return RowRefusedError(
-        f"{part.file}, row {reject.line:,} (offset {reject.offset:,}): {reject.reason}. Rows before it are imported. Mend the source "
-        "and start a new run, or go on with on_error=reject."
+        f"{part.file}, row {reject.line:,} (offset {reject.offset:,}): {reject.reason}. Other rows of the file, not all of "
+        "them before it, are imported already: start a new run with on_error=reject, or mend the source and remove them (or load by a key)."
     )
 
 

@@ -124,6 +124,13 @@ def listed(folder: Folder, pattern: str) -> tuple[str, ...]:
     return tuple(path[path.index(root) + len(root) + 1 :] for path in found)
 
 
+def mark(path: Folder) -> str:
+    """Return what changes when a file is written anew: its size, and its entity tag or when it was written, as far as the store says."""
+    with telling(path):
+        info = storage.fresh(path).fs.info(path.path)
+    return " ".join(str(info.get(name, "")) for name in ("size", "ETag", "etag", "mtime", "LastModified", "updated"))
+
+
 def _collection(name: str) -> str:
     """Return the collection that a file is named after, as mongodump and mongoexport do: ``users.bson.gz`` -> ``users``."""
     stem = name.rpartition("/")[2]

@@ -61,14 +61,16 @@ def key(document: bytes, fields: Sequence[str], index: int = 0) -> dict[str, Any
     """Return the query for a document's key. Values are compared as values: ``{"$eq": ...}``.
 
     Raises:
-        RefusedError: it has none.
+        RefusedError: it has none. Null is one in ``_id`` only: elsewhere it would mean every document without the field.
     """
-    query = {}
+    query: dict[str, Any] = {}
     for field in fields:
         found = _at(document, field)
-        if found is None:
+        if found is None or (found[0] is None and field != "_id"):
             raise RefusedError(index, f"no value at the key {field}")
         query[field] = {"$eq": found[0]}
+        if field != "_id":  # an array that holds the value is not the value
+            query[field]["$not"] = {"$type": "array"}
     return query
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 MARK = "'"
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", MARK)
 LONGEST_CELL = 6 * LARGEST
+_CELL = rb'(?:"(?:[^"]++|"")*+"|(?!"))[^,]*+'
+_CLOSED = re.compile(_CELL + rb"(?:," + _CELL + rb")*+")
+"""A line of which every quoted cell ends."""
 Cells = tuple[int, int, list[str] | None]
 """Line and offset of a row's beginning, and its cells; None when it is no csv."""
 
@@ -140,19 +144,34 @@ def _rows(lines: Lines) -> Iterator[Cells]:
 
 
 def _whole(lines: Lines) -> Iterator[tuple[int, int, bytes]]:
-    """Join the lines of a row: one with an odd number of quotes goes on in the next."""
-    held, begin, at = b"", 0, 0
+    """Join the lines of a row: one that ends within a quoted cell goes on in the next.
+
+    A quote inside of a cell that does not begin with one is text, as the csv module has it.
+
+    Raises:
+        BrokenFileError: a quoted cell does not end, or not before it is longer than any cell; nobody can tell where the next row begins.
+    """
+    held: list[bytes] = []
+    size, begin, at = 0, 1, 0
     for line, offset, text in lines.rows():
-        if held:
-            held += b"\n" + text
-        else:
-            held, begin, at = text, line, offset
-        if held.count(b'"') % 2 and len(held) <= LONGEST_CELL:
-            continue
-        yield begin, at, held.removesuffix(b"\r")
-        held = b""
+        if not held:
+            size, begin, at = 0, line, offset
+        held.append(text)
+        size += len(text) + 1
+        if size > LONGEST_CELL:
+            break
+        if not _is_open(text, within=len(held) > 1):
+            yield begin, at, b"\n".join(held).removesuffix(b"\r")
+            held = []
     if held:
-        yield begin, at, held
+        raise broken(lines.name, begin, at, "has a quoted cell that does not end")
+
+
+def _is_open(text: bytes, *, within: bool) -> bool:
+    """Say whether a line ends within a quoted cell, ``within`` which it began or not."""
+    if b'"' not in text:
+        return within
+    return _CLOSED.fullmatch(b'"' + text if within else text) is None
 
 
 def _from_cell(kind: str | None, path: str, *, foreign: bool) -> Callable[[str], Any]:

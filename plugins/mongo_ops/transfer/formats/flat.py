@@ -293,3 +293,5 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "string": str, "objectId": _objectid, "int": _int, "long": _long, "double": float, "bool": _bool, "date": _date,
     "decimal": Decimal128, "binary": _binary, "json": parsed, **dict.fromkeys(LISTS, parsed),
 }  # fmt: skip
+KINDS = tuple(_READERS)
+"""The names of the column types."""
