@@ -98,6 +98,32 @@ def test_the_history_names_the_run_and_the_audit_chain_holds_the_user_only_as_a_
     assert (erased, audit.verify(db).ok) == (len(entries), True)
 
 
+def test_the_chain_is_anchored_outside_of_the_database_and_a_shortened_one_fails_the_run(scheduler, development):
+    db = scheduler.db("development")
+
+    done = scheduler.end(scheduler.trigger("development", "mongo_audit_anchor"))
+
+    anchored = scheduler.api.xcom(done.run, "anchor")["audit_log"]
+    assert (done.state, anchored["entries"]) == ("success", db.audit_log.count_documents({"chain.seq": {"$exists": True}}))
+    with db.client.start_session() as session, session.start_transaction():
+        heads, last = db.ops_audit_head, db.audit_log.find_one({"chain.seq": anchored["seq"]}, session=session)
+        before = db.audit_log.find_one({"chain.seq": anchored["seq"] - 1}, session=session)
+        db.audit_log.delete_one({"_id": last["_id"]}, session=session)
+        heads.update_one(
+            {"_id": "audit_log"},
+            {"$set": {"seq": before["chain"]["seq"], "hash": before["chain"]["hash"]}},
+            session=session,
+        )
+    assert audit.verify(db).ok
+
+    failed = scheduler.end(scheduler.trigger("development", "mongo_audit_anchor"))
+
+    db.audit_log.insert_one(last)
+    heads.update_one({"_id": "audit_log"}, {"$set": {"seq": last["chain"]["seq"], "hash": last["chain"]["hash"]}})
+    assert (failed.state, failed.tasks["anchor"]["try_number"]) == ("failed", 1)
+    assert "The audit chain has 1 fault" in scheduler.log(failed.run, "anchor")
+
+
 def test_no_credential_and_no_personal_value_gets_out_of_the_database(scheduler, development):
     home = scheduler.stack.run
 

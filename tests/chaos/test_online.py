@@ -11,7 +11,9 @@ import os
 import random
 import signal
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from bson import Int64
@@ -19,6 +21,7 @@ from tests.mongo.online_course import GHOST, LONG, NAME, OLD, SECONDS, Course, n
 from tests.mongo.online_ledger import NEVER
 from tests.mongo.runner import slow, until
 
+from mongo_ops.errors import RunError
 from mongo_ops.mongo.lease import LeaseHeldError, LeaseLostError
 from mongo_ops.online import steps
 from mongo_ops.online.errors import CriticalLoadError, DifferencesError, WrongPhaseError
@@ -179,6 +182,65 @@ def killed_at_random(at, dice, times, action, longest=1.5):
             assert process.line()["event"] == "opened"
             time.sleep(dice.uniform(0, longest))
             at.killed += process.kill()
+
+
+@pytest.mark.parametrize("words", [LONG, SECONDS], ids=["ghost", "in place"])
+def test_parts_filled_at_once_and_killed_at_random_lose_nothing_though_a_zombie_wakes_up(course, dice, words):
+    at = course(words | GENTLE, documents=5_000, forget=("seconds",) if words is LONG else ())
+    at.engine().start(parts=3)
+    assert at.engine().parts() == 3
+    with at.crowd.writing() as crowd, at.process("advance", part=1, budget=60.0) as zombie:
+        assert zombie.line()["event"] == "opened"
+        time.sleep(dice.uniform(0.05, 0.6))
+        zombie.send(signal.SIGSTOP)
+        with ThreadPoolExecutor(3) as pool:
+            tries = list(pool.map(filled, [at] * 3, range(3), [dice.randrange(2**32) for _ in range(3)]))
+        assert at.engine().advance(Phase.CATCH_UP).next is not Phase.BACKFILL
+        at.engine().control(nice=0.0)
+        at.project.to_phase(at.engine(), Phase.READY)
+        zombie.send(signal.SIGCONT)
+        code, told = zombie.end()
+        assert (code, told[-1]["type"]) == (LeaseLostError.exit_code, "LeaseLostError")
+        crowd.await_writes(50)
+        if words is LONG:
+            at.cut_over()
+            crowd.await_writes(50)
+    assert sum(tries) > 3, "nothing was killed"
+    at.level()
+    at.nothing_lost(with_longs if words is LONG else with_seconds)
+
+
+def filled(at, part, seed):
+    """Work on a part until it is over, in processes that are killed after a while; return how many it took."""
+    dice, tries = random.Random(seed), 0
+    while True:
+        tries += 1
+        with at.process("advance", part=part, budget=60.0) as process:
+            watch = threading.Timer(dice.uniform(0.3, 1.5) if tries < 3 else 120, process.running.kill)
+            watch.start()
+            code, told = process.end()
+            watch.cancel()
+        assert code in (0, RunError.exit_code, -signal.SIGKILL), told
+        if code == 0 and told[-1]["done"]:
+            return tries
+
+
+def test_writers_who_ask_the_gate_lose_nothing_at_a_cut_over_and_a_rollback(course):
+    at = course(LONG | {"fence": 'Fence(kind="gate", settle_seconds=0.3)'}, asks_gate=True, **KNOWING)
+    with at.crowd.writing() as crowd:
+        at.completed("run")
+        at.killed_at("cut_over.fenced", "cut_over")
+        at.cut_over()
+        crowd.await_writes(100)
+        with crowd.at_rest():
+            at.level()
+            at.nothing_lost(with_longs)
+        at.killed_at("rollback.fenced", "rollback")
+        at.completed("rollback")
+        crowd.await_writes(50)
+    at.swapped = NEVER
+    at.nothing_lost(dict)
+    assert set(crowd.ledger().errors) == {"fence: gate"}
 
 
 # Paused, given up --------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from tests.mongo.online_course import GHOST, LONG, NAME, Course, with_longs
 
+from mongo_ops.mongo.batches import Counts
 from mongo_ops.online import fence, replay, starting, steps
 from mongo_ops.online.errors import DifferencesError
 from mongo_ops.online.model import Phase
@@ -63,7 +64,7 @@ def test_the_place_saved_before_the_changes_are_applied_loses_writes(at, monkeyp
 
     def save_first(work, writer, keys, save):
         if keys and at.killed < 3:
-            replay.commit(work, lambda _: replay.Counts(), save)
+            work.lease.transaction(lambda session: save(session, Counts()))
             raise KilledError
         return real(work, writer, keys, save)
 

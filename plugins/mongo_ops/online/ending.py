@@ -48,7 +48,7 @@ def end_rollback(work: Work) -> None:
     """After a rollback the target is of no use: all that was written to it is in the source again."""
     _drop_copies(work, names.ghost(work.spec.collection))
     views.drop(work, work.state["undo"]["views"])
-    _forget(work)
+    work.lease.transaction(lambda session: _forget(work, session))
 
 
 def contract_ghost(work: Work) -> None:
@@ -100,23 +100,22 @@ def contract(work: Work, pace: Pace, budget: Budget) -> Walked | None:
 
 
 def end(work: Work, phase: Phase, event: str) -> None:
-    """Enter a last phase; checkpoints go, since they name documents."""
+    """Enter a last phase."""
 
     def body(session: ClientSession) -> None:
-        walk.forget(work, session)
-        work.save(session, phase=phase.value, token=None, delta_token=None)
+        _forget(work, session)
+        work.save(session, phase=phase.value)
         work.note(session, event, {})
 
     work.lease.transaction(body)
     work.report(f"{work.name}: {event}")
 
 
-def _forget(work: Work) -> None:
-    def body(session: ClientSession) -> None:
-        walk.forget(work, session)
-        work.save(session, token=None, delta_token=None)
-
-    work.lease.transaction(body)
+def _forget(work: Work, session: ClientSession) -> None:
+    """Remove what is of no use after the end. Checkpoints name documents."""
+    walk.forget(work, session)
+    work.db[names.MARKS].delete_one({"_id": work.name}, session=session)
+    work.save(session, token=None, delta_token=None)
 
 
 def _drop_copies(work: Work, name: str) -> None:
@@ -160,5 +159,6 @@ def _loose_validator(work: Work) -> None:
 
 
 def _set_validator(work: Work, validator: Document, level: str) -> None:
+    work.lease.check()
     change = {"collMod": work.spec.collection, "validator": validator, "validationLevel": level}
     catalogue.carry_out(work.db, change, f"The validator of {work.spec.collection}")

@@ -102,6 +102,7 @@ def _why_not_role(db: Database[Document], ours: Rights, spec: OnlineMigration) -
 def close(work: Work, kind: FenceKind) -> None:
     """Refuse the writers from here on; returns when no write of theirs is under way any more."""
     name = work.spec.collection
+    work.lease.check()
     if kind is FenceKind.USER_WRITE_BLOCK:
         work.target.client.admin.command({"setUserWriteBlockMode": 1, "global": True})
     elif kind is FenceKind.ROLE:
@@ -118,6 +119,7 @@ def close(work: Work, kind: FenceKind) -> None:
 
 def lift(work: Work, kind: FenceKind) -> None:
     """Let the writers write again. Lifting what is not closed changes nothing."""
+    work.lease.check()
     if kind is FenceKind.USER_WRITE_BLOCK:
         work.target.client.admin.command({"setUserWriteBlockMode": 1, "global": False})
     elif kind is FenceKind.ROLE:

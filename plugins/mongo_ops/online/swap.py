@@ -52,6 +52,7 @@ def behind_view(work: Work) -> None:
     if catalogue.identity(work.db, live) != uuid:
         raise _changed(work)
     aside = parking(work, uuid)
+    work.lease.check()
     _apply_ops(work, [_rename(work, live, aside), {"create": live, "viewOn": aside, "pipeline": []}])
 
 
@@ -83,6 +84,7 @@ def arrange(work: Work, uuid: str) -> float:
 def _carry_out(work: Work, steps: list[Document]) -> float:
     if not steps:
         return 0.0
+    work.lease.check()  # no transaction can guard a rename
     if work.rights.anything:
         _apply_ops(work, steps)
         return 0.0

@@ -163,7 +163,9 @@ def _whole(lines: Lines) -> Iterator[tuple[int, int, bytes]]:
         if not _is_open(text, within=len(held) > 1):
             yield begin, at, b"\n".join(held).removesuffix(b"\r")
             held = []
-    if held:
+    if len(held) == 1 and size <= LONGEST_CELL:  # only itself is lost
+        yield begin, at, held[0]
+    elif held:
         raise broken(lines.name, begin, at, "has a quoted cell that does not end")
 
 
