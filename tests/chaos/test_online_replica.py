@@ -53,7 +53,7 @@ def on_three(three, tmp_path):
     environment = Environment("development", "c", database=name, lease_ttl=10.0)
     spec = ConnectionSpec("c", three.uri, "three nodes", name, {"serverSelectionTimeoutMS": 10_000})
     with connect(spec, environment) as target:
-        yield lambda words, **options: Course(target, three.uri, tmp_path, words, **({"pause": PAUSE} | options))
+        yield lambda words, **options: Course(target, three.uri, tmp_path, words, **({"pause": PAUSE, "reads": False} | options))
         until(lambda: healthy(three), "three members again")
         target.client.drop_database(name)
 

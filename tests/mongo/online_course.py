@@ -156,7 +156,7 @@ def nothing_left(at):
 
 TRIES = 4
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.mongo.online_runner"])
+CONTEXT.set_forkserver_preload(["tests.mongo.online_course"])
 
 
 class Fork:

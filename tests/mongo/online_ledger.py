@@ -33,6 +33,7 @@ PASSING = frozenset({6, 7, 89, 91, 112, 175, 189, 262, 9001, 10107, 11600, 11602
 """Elections, shutdowns, conflicts, and a plan killed by a rename: codes after which the same write may be sent again."""
 
 MAJORITY = WriteConcern("majority")
+READS = 0.2
 PATIENCE = 60.0
 NEW_KEYS = 1_000_000
 """What a writer adds begins here, times its number plus one: beyond what was there, so that the backfill's bound matters."""
@@ -164,6 +165,8 @@ class Writer(threading.Thread):
             self.failure = failure
 
     def _step(self) -> None:
+        if self._crowd.reads and self._alive and self._dice.random() < READS:
+            self._read(self._dice.choice(self._alive))
         kind = self._dice.choices(("add", "change", "replace", "pair", "delete", "again"), (20, 30, 15, 5, 15, 15))[0]
         if kind == "add" or not self._alive or (kind == "again" and not self._dead):
             self._next += 1
@@ -209,6 +212,18 @@ class Writer(threading.Thread):
             return all(done)
 
         self._until_acknowledged("pair", versions, lambda _: self._in_transaction(both))
+
+    def _read(self, key: int) -> None:
+        """Read a document of its own, which must be as it was last written, at every moment of a swap too."""
+        ends, found = time.monotonic() + PATIENCE, None
+        while found is None:
+            try:
+                found = self._collection.find_one({"_id": key}) or {}
+            except PyMongoError as error:
+                if not self._may_pass(error) or time.monotonic() > ends:
+                    raise
+        if found.get("v") != self.ledger.entries[key].version:
+            self.ledger.surprises.append((key, "read"))
 
     def _in_transaction(self, work: Callable[[Any], bool]) -> bool:
         def body(session: Any) -> bool:
@@ -289,7 +304,8 @@ class Crowd:
     """Several writers on one collection. ``with crowd.writing():`` they write; ``crowd.ledger()`` is what they were told.
 
     ``forget`` names fields that their updates unset, so that what they write is all of a document; writers of the old shape, who know
-    nothing of new fields, forget none. ``asks_gate``: each write asks the application gate, in its own transaction.
+    nothing of new fields, forget none. ``asks_gate``: each write asks the application gate, in its own transaction. ``reads``: now and then
+    one reads what it wrote; not where elections happen, for a primary that does not know yet that it is none reads what was.
     """
 
     uri: str
@@ -300,6 +316,7 @@ class Crowd:
     pause: float = 0.002
     forget: Sequence[str] = ()
     asks_gate: bool = False
+    reads: bool = True
     seed: int = field(default_factory=lambda: random.randrange(2**32))
     over: threading.Event = field(default_factory=threading.Event)
     held: threading.Event = field(default_factory=threading.Event)

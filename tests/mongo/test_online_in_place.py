@@ -30,6 +30,26 @@ def project(target, tmp_path):
     return Project(target, tmp_path / "include")
 
 
+@pytest.mark.parametrize("words", [SECONDS, BY_FUNCTION], ids=["pipeline", "function"])
+def test_the_replay_passes_over_its_own_writes_and_over_nobody_elses(project, db, words):
+    db.tracks.insert_many([{"_id": n, "ms": n * 1000} for n in range(800)])
+    project.write("001_seconds", spec(**words))
+    engine = project.engine("001")
+    engine.start()
+    assert engine.advance(Phase.BACKFILL, budget=20).done
+    with project.target.client.start_session() as session, session.start_transaction():  # of the same client
+        db.tracks.update_many({"_id": {"$lt": 30}}, {"$set": {"ms": 5500}}, session=session)
+    db.tracks.update_one({"_id": 40}, {"$set": {"ms": 5500}})
+
+    assert engine.advance(Phase.CATCH_UP).progress == {"changes": 31}
+    assert db.tracks.count_documents({"seconds": 5.5}) == 31
+    assert db.tracks.count_documents(STALE) == 0
+
+    db.tracks.update_one({"_id": 50}, {"$set": {"ms": 5000}})
+    project.to_phase(project.engine("001"), Phase.READY)  # another process knows of none of them
+    assert db.tracks.count_documents(STALE) == 0
+
+
 def test_documents_that_are_written_all_the_time_do_not_hold_it_up(project, db, replica_set):
     db.tracks.insert_many([{"_id": n, "ms": n} for n in range(400)])
     project.write("001_seconds", spec(**SECONDS))

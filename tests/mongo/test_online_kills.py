@@ -10,7 +10,7 @@ from tests.mongo.online_project import GHOST, SECONDS, Project, spec
 from tests.mongo.runner import slow, until
 
 from mongo_ops import audit
-from mongo_ops.mongo.lease import LeaseHeldError
+from mongo_ops.mongo.lease import LeaseHeldError, LeaseLostError
 from mongo_ops.online import exchange, steps
 from mongo_ops.online.model import Phase
 
@@ -206,3 +206,26 @@ def test_kill_9_and_a_second_run(project, db, step):
     db.tracks.insert_one({"_id": 5000, "ms": 1})
     assert project.engine("001").cut_over(approved).drained == 0
     assert db.tracks.find_one({"_id": 5000}) == {"_id": 5000, "seconds": 0.001}
+
+
+@pytest.mark.parametrize("step", ["cut_over.fenced", "cut_over.verified"])
+def test_a_process_that_was_overtaken_does_not_swap_any_more(project, db, monkeypatch, step):
+    project.write("001_seconds", spec(**GHOST))
+    engine = project.to_ready("001")
+    approved = engine.verification().digest
+
+    def overtaken(name):
+        if name == step:
+            monkeypatch.setattr(steps, "reached", lambda name: None)
+            successor = project.engine("001")
+            successor.advance(budget=2)  # ends what it finds half done
+            if step == "cut_over.verified":
+                successor.rollback()
+
+    monkeypatch.setattr(steps, "reached", overtaken)
+    with pytest.raises(LeaseLostError):
+        engine.cut_over(approved)
+
+    assert project.state("001_seconds")["phase"] == ("ready" if step == "cut_over.fenced" else "rolled_back")
+    assert documents(db) == {n: {"_id": n, "ms": n * 500} for n in range(COUNT)}
+    db.tracks.insert_one({"_id": 5000})

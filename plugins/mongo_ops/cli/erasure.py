@@ -151,7 +151,8 @@ def _certificate(arguments: argparse.Namespace) -> int:
             f"{arguments.request} has no certificate: it is not complete. `mongo-ops erase list` shows its state."
         )
     if arguments.html:
-        Path(arguments.html).write_text(as_page(found[-1]), encoding="utf-8")
+        with people.telling_of_files():
+            Path(arguments.html).write_text(as_page(found[-1]), encoding="utf-8")
         show(arguments, {"written": arguments.html}, f"Written to {arguments.html}.")
         return 0
     print(json.dumps(found[-1], indent=None if arguments.json else 2))

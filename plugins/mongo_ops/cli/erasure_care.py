@@ -96,11 +96,12 @@ def _sink(output: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         return
     try:
-        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with people.telling_of_files():
+            handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise PlanError(f"{output} is there already; an export is never written over another one.") from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with people.telling_of_files(), os.fdopen(handle, "wb") as file:
             yield file
     except BaseException:  # half of what is known about a person is no answer
         Path(output).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import getpass
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -88,7 +89,7 @@ def ask(engine: Engine) -> Any:
         InvalidIdentifierError, InputMissingError: nothing was read or written.
     """
     name = engine.data_map.subject
-    text = getpass.getpass(f"{name} (not shown): ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    text = getpass.getpass(f"{name} (not shown): ") if sys.stdin.isatty() else next(_lines(), "").rstrip("\n")
     return parse_subject(engine.data_map, text)
 
 
@@ -100,7 +101,7 @@ def ask_many(engine: Engine) -> list[Any]:
         InputMissingError: there is no line.
     """
     found = []
-    for number, line in enumerate(sys.stdin, start=1):
+    for number, line in enumerate(_lines(), start=1):
         try:
             found.append(parse_subject(engine.data_map, line.rstrip("\n")))
         except PlanError as error:
@@ -108,6 +109,31 @@ def ask_many(engine: Engine) -> list[Any]:
     if not found:
         raise InputMissingError("Standard input has no line. Give one identifier per line.")
     return found
+
+
+def _lines() -> Iterator[str]:
+    try:
+        yield from sys.stdin
+    except UnicodeDecodeError:
+        raise InputMissingError("Standard input is not UTF-8 text. Nothing was read or written.") from None
+
+
+@contextmanager
+def telling_of_files() -> Iterator[None]:
+    """Turn what the file system says of a file on this machine into a sentence.
+
+    Raises:
+        PlanError: it cannot be written.
+    """
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        raise PlanError(
+            f"A file cannot be written ({reason}). Check its folder, the rights and the space left."
+        ) from None
 
 
 def day(text: str) -> datetime:
@@ -118,6 +144,6 @@ def day(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise PlanError("A date is written like 2026-03-31, or 2026-03-31T12:00:00+01:00.") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mongo_ops.cli import support
 from mongo_ops.cli.output import show
-from mongo_ops.cli.people import refusal, subjects
+from mongo_ops.cli.people import refusal, subjects, telling_of_files
 from mongo_ops.errors import PlanError
 from mongo_ops.mongo import batches
 from mongo_ops.mongo.connection import Target
@@ -70,7 +70,7 @@ def import_(arguments: argparse.Namespace) -> int:
         raise PlanError("From standard input, give --format and --into.")
     with tempfile.TemporaryDirectory(prefix="mongo-ops-import-") as place:  # a retry within the run must find it again
         path = Path(place) / f"stdin.{arguments.format}"
-        with path.open("wb") as file:
+        with telling_of_files(), path.open("wb") as file:
             while data := sys.stdin.buffer.read(CHUNK):
                 file.write(data)
         arguments.source = place

@@ -19,10 +19,8 @@ from bson.binary import UUID_SUBTYPE
 
 from mongo_ops.erasure.forms import UUID_BYTES, forbidden, forms, typed
 from mongo_ops.erasure.model import DataMap, Identifier
+from mongo_ops.erasure.needles import SHORTEST
 from mongo_ops.errors import PlanError
-
-SHORTEST = 6
-"""Bytes. Shorter patterns would be found in documents of other people."""
 
 LONGEST_TEXT = 1_024
 DIGITS_OF_A_PHONE = 8

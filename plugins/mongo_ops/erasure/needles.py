@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOW = 8
+SHORTEST = 6
+"""Bytes. Shorter patterns would be found in documents of other people."""
 _FEWEST_BITS, _SPARSE = 14, 16  # a small table stays in the processor's cache; a sparse one lets little through
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing, Knuth, TAOCP volume 3, section 6.4
 _CONTROL = 0x20
@@ -49,17 +52,19 @@ class Needles:
     """The patterns, prepared for searching."""
 
     def __init__(self, patterns: Iterable[bytes]) -> None:
-        """Prepare.
+        """Prepare. The few that are shorter than a window, such as the e-mail address a@b.io, are looked for one by one.
 
         Raises:
-            ValueError: a pattern is shorter than ``WINDOW`` bytes or not in lower case.
+            ValueError: a pattern is shorter than ``SHORTEST`` bytes or not in lower case.
         """
         self.patterns = frozenset(patterns)
-        if any(len(one) < WINDOW or one != one.lower() for one in self.patterns):
-            raise ValueError(f"Patterns must be in lower case and at least {WINDOW} bytes long.")
+        if any(len(one) < SHORTEST or one != one.lower() for one in self.patterns):
+            raise ValueError(f"Patterns must be in lower case and at least {SHORTEST} bytes long.")
+        self._short = sorted(one for one in self.patterns if len(one) < WINDOW)
         self._at: dict[int, list[tuple[bytes, int]]] = {}
-        shared = Counter(one[offset : offset + WINDOW] for one in self.patterns for offset in _offsets(one))
-        for one in self.patterns:
+        long = [one for one in self.patterns if len(one) >= WINDOW]
+        shared = Counter(one[offset : offset + WINDOW] for one in long for offset in _offsets(one))
+        for one in long:
             _, offset = min((shared[one[offset : offset + WINDOW]], offset) for offset in _offsets(one))
             key = int.from_bytes(one[offset : offset + WINDOW], "little")
             self._at.setdefault(key, []).append((one, offset))
@@ -73,7 +78,8 @@ class Needles:
         if not self.patterns:
             return []
         low = buffer.lower()
-        places = {(start, one) for start, one in self._candidates(low) if _stands_alone(low, start, one)}
+        candidates = chain(self._candidates(low), _occurrences(low, self._short))
+        places = {(start, one) for start, one in candidates if _stands_alone(low, start, one)}
         return [Found(start, one, buffer[start : start + len(one)]) for start, one in sorted(places)]
 
     def _slot(self, windows: NDArray[Any]) -> NDArray[np.uint64]:
@@ -95,6 +101,14 @@ class Needles:
                     start = index * WINDOW + shift - offset
                     if start >= 0 and low.startswith(pattern, start):
                         yield start, pattern
+
+
+def _occurrences(low: bytes, patterns: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    for one in patterns:
+        start = low.find(one)
+        while start >= 0:
+            yield start, one
+            start = low.find(one, start + 1)
 
 
 def _offsets(pattern: bytes) -> tuple[int, ...]:

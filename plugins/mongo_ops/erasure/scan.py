@@ -98,7 +98,7 @@ class Haystack:
     def _add(self, owner: Owner, data_map: DataMap, values: Iterable[Any]) -> None:
         for value in values:
             for pattern, exact in patterns(data_map.identifiers[owner.identifier], value).items():
-                if len(pattern) >= WINDOW:
+                if len(pattern) >= WINDOW or b"@" in pattern:  # six digits stand in texts about anything; a@b.io does not
                     self._owners[pattern].append((owner, exact))
 
     def owners(self, found: Found) -> frozenset[Owner]:

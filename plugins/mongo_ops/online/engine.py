@@ -27,7 +27,7 @@ from mongo_ops.online.errors import (
 )
 from mongo_ops.online.model import ABORTABLE, ENDED, CutOver, FenceKind, Phase, SliceResult, SpecFile, Verification
 from mongo_ops.online.plan import OnlinePlan
-from mongo_ops.online.work import Budget, Reporter, Work, load, now, prepare
+from mongo_ops.online.work import Budget, OwnWrites, Reporter, Work, load, now, prepare
 
 if TYPE_CHECKING:
     from mongo_ops.migrations.history import Occasion
@@ -58,6 +58,7 @@ class Engine:
     holder: Holder
     keep_lease: bool = False
     report: Reporter = field(default=_silent)
+    own: OwnWrites = field(default_factory=OwnWrites, init=False, repr=False)
 
     # Looking -------------------------------------------------------------------------------------------------------------
 
@@ -251,7 +252,7 @@ class Engine:
             else:
                 stack.enter_context(lease)
             session = stack.enter_context(self.target.client.start_session(causal_consistency=True))
-            work = Work(self.target, self.file, lease, self.occasion, session, self.report)
+            work = Work(self.target, self.file, lease, self.occasion, session, self.report, self.own)
             try:
                 self._load(work, part, must_be_started=must_be_started, edited=edited)
                 yield work

@@ -100,7 +100,7 @@ def watched(work: Work) -> list[str]:
 
 def open_replay(work: Work) -> Stream:
     """Return the stream from where the replay stopped."""
-    return Stream(work, watched(work), work.state["token"])
+    return Stream(work, watched(work), work.state["token"], own=False)
 
 
 def writer_of(work: Work) -> Writer:

@@ -35,6 +35,7 @@ LOST = frozenset({136, 222, 260, 280, 286})
 """CappedPositionLost, CloseChangeStream, InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost."""
 BATCH = 1000
 AWAIT_MS = 100
+PASSED = 10
 
 
 def key_bytes(key: Any) -> bytes:
@@ -60,9 +61,15 @@ class Seen:
 
 
 class Stream:
-    """An open stream. Use it as a context manager. ``place`` is the token behind what was read last."""
+    """An open stream. Use it as a context manager. ``place`` is the token behind what was read last.
 
-    def __init__(self, work: Work, collections: Sequence[str], token: Mapping[str, Any] | None) -> None:
+    Without ``own``, what this process has written in place itself is passed over.
+    """
+
+    def __init__(
+        self, work: Work, collections: Sequence[str], token: Mapping[str, Any] | None, *, own: bool = True
+    ) -> None:
+        self._own = own
         self._work, self._collections = work, tuple(collections)
         self._token: Mapping[str, Any] | None = token
         self.place: Mapping[str, Any] = token or {}
@@ -102,8 +109,8 @@ class Stream:
         cursor, ends = self._open(), time.monotonic() + seconds
         changed: dict[str, dict[bytes, Any]] = {}
         defined: list[str] = []
-        events, at, reached, idle = 0, None, False, False
-        while events < most and not reached:
+        events, passed, at, reached, idle = 0, 0, None, False, False
+        while events < most and passed < PASSED * most and not reached:
             event = cursor.try_next()
             if event is None:
                 idle = True
@@ -117,6 +124,8 @@ class Stream:
                     break
             elif event["ns"]["coll"] == names.MARKS:
                 reached = mark is not None and event.get("fullDocument", {}).get("ops_mark") == mark
+            elif not self._own and self._work.own.made(event):
+                passed += 1
             else:
                 key, events = event["documentKey"]["_id"], events + 1
                 changed.setdefault(event["ns"]["coll"], {}).setdefault(key_bytes(key), key)
@@ -136,6 +145,7 @@ class Stream:
         ours = {"ns.coll": {"$in": list(self._collections)}, "operationType": {"$in": [*CHANGES, *DEFINITIONS]}}
         marks = {"ns.coll": names.MARKS, "documentKey._id": self._work.name}
         fields = {"operationType": 1, "ns.coll": 1, "documentKey": 1, "clusterTime": 1, "fullDocument.ops_mark": 1}
+        fields |= {} if self._own else {"lsid.id": 1, "txnNumber": 1}
         whole = {"operationType": {"$in": list(ENDING)}}
         return [{"$match": {"$or": [ours, marks, whole]}}, {"$project": fields}]
 

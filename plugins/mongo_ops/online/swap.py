@@ -62,6 +62,7 @@ def arrange(work: Work, uuid: str) -> float:
     Raises:
         SourceChangedError: something that is not ours has the name, or the collection is gone.
     """
+    work.lease.check()  # no transaction can guard a rename
     live = work.spec.collection
     where, there = names.where(work.db), catalogue.collection(work.db, live)
     if uuid not in where:
@@ -84,7 +85,6 @@ def arrange(work: Work, uuid: str) -> float:
 def _carry_out(work: Work, steps: list[Document]) -> float:
     if not steps:
         return 0.0
-    work.lease.check()  # no transaction can guard a rename
     if work.rights.anything:
         _apply_ops(work, steps)
         return 0.0

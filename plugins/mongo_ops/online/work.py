@@ -35,6 +35,31 @@ if TYPE_CHECKING:
 
 NAMESPACE_EXISTS = 48
 Reporter = Callable[[str], None]
+MOST_OWN = 100_000
+
+
+class OwnWrites:
+    """The transactions in which this process has changed documents in place, so that the replay need not look at its own work.
+
+    Bounded: the oldest are forgotten, and so is everything with the process. What is forgotten is replayed, which changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, int], None] = {}
+
+    def note(self, session: ClientSession) -> None:
+        """Remember the transaction that is open in this session."""
+        number = session._server_session.transaction_id  # noqa: SLF001 - the driver has no public name for it
+        self._known[bytes(session.session_id["id"]), int(number)] = None
+        if len(self._known) > MOST_OWN:
+            del self._known[next(iter(self._known))]
+
+    def made(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event of the change stream comes from one of these."""
+        number = event.get("txnNumber")
+        if number is None or not self._known:
+            return False
+        return (event["lsid"]["id"].bytes, int(number)) in self._known
 
 
 class Budget:
@@ -67,6 +92,7 @@ class Work:
     occasion: Occasion
     session: ClientSession
     report: Reporter
+    own: OwnWrites = field(default_factory=OwnWrites)
     state: Document = field(default_factory=dict)
 
     @property

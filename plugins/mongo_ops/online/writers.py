@@ -85,6 +85,7 @@ class InPlace:
 
     def _apply(self, where: Mapping[str, Any], session: ClientSession) -> Counts:
         collection = self._work.db[self._name]
+        self._work.own.note(session)
         if not callable(self._transform):
             done = collection.update_many(where, stages(self._transform), session=session)
             return Counts(matched=done.matched_count, modified=done.modified_count)
