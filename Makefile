@@ -38,6 +38,7 @@ lint: setup ## check style, types, layers and the migrations; changes nothing
 	@.venv/bin/mypy -p mongo_ops -p demo
 	@.venv/bin/lint-imports
 	@.venv/bin/mongo-ops lint
+	@.venv/bin/mongo-ops online lint
 
 bench: setup ## side-by-side benchmarks; prints the table
 	@$(PYTHON) -m benchmarks

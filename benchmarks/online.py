@@ -36,7 +36,7 @@ SECONDS = '[{"$set": {"seconds": {"$divide": ["$ms", 1000]}}}]'
 MODES = {IN_PLACE: 'fields=("seconds",)', GHOST: 'mode="ghost", inverse=[{"$unset": "seconds"}]'}
 RATE, LATENCY, REFUSED = 0.5, 1.3, 100.0
 WINDOW = 8.0
-SLICE = 1.0
+SLICE, FILLING = 1.0, 10.0
 CUT_OVERS = 9
 SMALL = 20_000
 THREADS, PAUSE = 4, 0.005
@@ -98,7 +98,7 @@ class Bench:
             return self.documents / took, self.documents / took
         with self.engine(mode, "nice=0.0") as engine:
             engine.start()
-            while not engine.advance(Phase.BACKFILL, budget=600.0).done:
+            while not engine.advance(Phase.BACKFILL, budget=FILLING).done:
                 pass
             filled = time.perf_counter() - began
             while engine.advance(budget=60.0).next is not Phase.READY:

@@ -141,7 +141,7 @@ def test_in_place_killed_at_every_boundary_leaves_nothing_stale(course):
 
 @pytest.mark.parametrize("run", range(RANDOM_RUNS))
 def test_a_ghost_killed_at_random_moments_loses_nothing(course, dice, run):
-    at = course(LONG | GENTLE, **KNOWING)
+    at = course(LONG | GENTLE, documents=6_000, **KNOWING)
     with at.crowd.writing() as crowd:
         killed_at_random(at, dice, 4, "run")
         at.engine().control(nice=0.0)
@@ -164,7 +164,7 @@ def test_a_ghost_killed_at_random_moments_loses_nothing(course, dice, run):
 
 @pytest.mark.parametrize("run", range(RANDOM_RUNS))
 def test_in_place_killed_at_random_moments_leaves_nothing_stale(course, dice, run):
-    at = course(SECONDS | GENTLE)
+    at = course(SECONDS | GENTLE, documents=6_000)
     with at.crowd.writing():
         killed_at_random(at, dice, 5, "run")
         at.engine().control(nice=0.0)
@@ -175,7 +175,7 @@ def test_in_place_killed_at_random_moments_leaves_nothing_stale(course, dice, ru
     nothing_left(at)
 
 
-def killed_at_random(at, dice, times, action, longest=1.5):
+def killed_at_random(at, dice, times, action, longest=1.0):
     """Start a process so often and kill it after a random time; it may have ended before."""
     for _ in range(times):
         with at.process(action) as process:

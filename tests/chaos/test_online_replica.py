@@ -23,6 +23,7 @@ from mongo_ops.settings import Environment
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 PAUSE = 0.01
 KNOWING = {"forget": ("seconds",)}
+LOSSES = 8
 GENTLE = {"limits": "Limits(chunk=50, nice=4.0)"}
 
 
@@ -53,7 +54,9 @@ def on_three(three, tmp_path):
     environment = Environment("development", "c", database=name, lease_ttl=10.0)
     spec = ConnectionSpec("c", three.uri, "three nodes", name, {"serverSelectionTimeoutMS": 10_000})
     with connect(spec, environment) as target:
-        yield lambda words, **options: Course(target, three.uri, tmp_path, words, **({"pause": PAUSE, "reads": False} | options))
+        yield lambda words, **options: Course(
+            target, three.uri, tmp_path, words, **({"pause": PAUSE, "reads": False} | options)
+        )
         until(lambda: healthy(three), "three members again")
         target.client.drop_database(name)
 
@@ -142,7 +145,7 @@ def test_primaries_lost_at_random_and_a_rollback_lose_nothing(on_three, three, d
     lost = 0
     with at.crowd.writing() as crowd, ThreadPoolExecutor(1) as pool:
         migrating = pool.submit(migrate)  # not the other way round: a server dies with the thread that started it
-        while not wait([migrating], dice.uniform(0.5, 1.5)).done:
+        while lost < LOSSES and not wait([migrating], dice.uniform(0.5, 1.5)).done:
             dice.choice([kill_primary, step_down])(three)
             lost += 1
         migrating.result()

@@ -16,7 +16,6 @@ from bson import Int64
 from tests.mongo import online_runner
 from tests.mongo.online_ledger import NEVER, NOTHING_LOST, Crowd, Document, Ledger, Losses, compare
 from tests.mongo.online_project import Project, spec
-from tests.mongo.runner import until
 
 from mongo_ops import audit
 from mongo_ops.errors import RunError
@@ -98,14 +97,11 @@ class Course:
         self.swapped = (began, time.monotonic())
         return done
 
-    def level(self, engine=None) -> None:
+    def level(self) -> None:
         """With the writers at rest, replay until nothing is left."""
-        engine = engine or self.engine()
-        at = self.phase
-        until(
-            lambda: engine.advance(budget=5.0).next is not at or engine.advance(budget=5.0).progress["changes"] == 0,
-            "level",
-        )
+        engine = self.engine()
+        while engine.advance(budget=5.0).progress["changes"]:
+            pass
 
     def losses(self, transform, collection: str = COLLECTION, ledger: Ledger | None = None) -> Losses:
         return compare(ledger or self.crowd.ledger(), self.db[collection], transform, self.swapped)

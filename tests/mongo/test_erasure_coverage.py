@@ -86,6 +86,17 @@ def test_a_new_collection_is_found(people):
     assert "wishes is not in the data map" in coverage(people, MAP, today=TODAY)[-1].sentence
 
 
+def test_an_online_migrations_copy_is_looked_at_as_its_original_is(people):
+    people["ops_ghost_people"].insert_one({"_id": ANA, "email": "ana@x.org"})
+    assert found(people) == []
+
+    people["ops_ghost_people"].update_one({}, {"$set": {"nick": "n"}})
+    people["ops_old_stock"].insert_one({"n": 1})
+
+    assert len(found(people)) == 2
+    assert ("collection", "ops_old_stock") in found(people)
+
+
 @pytest.mark.parametrize(
     ("change", "path"),
     [

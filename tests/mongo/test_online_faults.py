@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.mongo.online_course import LONG, SECONDS, Course, with_longs
+from tests.mongo.online_course import LONG, SECONDS, Course, with_longs, with_seconds
 from tests.mongo.online_ledger import NEVER
 
-from mongo_ops.online import gate, verify
+from mongo_ops.online import gate, slices, steps, verify
 from mongo_ops.online.model import Phase
 from mongo_ops.online.stream import Stream
 
@@ -83,3 +83,42 @@ def test_a_ghost_is_whole_after_a_second_attempt(course):
     at.swapped = NEVER
     losses = at.losses(with_longs)
     assert (len(losses.missing), losses.zombie, losses.stale) == (100, (), ())
+
+
+def test_the_streams_place_moves_on_inside_a_long_slice_of_a_backfill(course, monkeypatch):
+    """The copy's own inserts fill the oplog: what waits for the end of the slice may find its place gone."""
+    at, places = course(LONG | {"limits": "Limits(chunk=50, nice=0.0)"}), set()
+    monkeypatch.setattr(slices, "PUMP_EVERY", 0.0)
+    monkeypatch.setattr(steps, "reached", lambda name: places.add(str(at.project.state("001_notes")["token"])))
+    at.engine().start()
+
+    at.engine().advance(budget=60.0)
+
+    assert len(places) >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "transform"), [(LONG, with_longs), (SECONDS, with_seconds)], ids=["ghost", "in place"]
+)
+def test_the_streams_place_moves_on_while_parts_are_filled_and_nothing_is_lost(course, words, transform, monkeypatch):
+    at = course(words | {"limits": "Limits(chunk=50, nice=0.0)"}, forget=("seconds",) if words is LONG else ())
+    monkeypatch.setattr(slices, "PUMP_EVERY", 0.0)
+    engine = at.engine()
+    engine.start(parts=2)
+    places = []
+    with at.crowd.writing() as crowd:
+        for part in (1, 0):
+            done = False
+            while not done:
+                crowd.await_writes(30)
+                done = engine.advance(budget=0.0, part=part).done or engine.advance(budget=0.02, part=part).done
+                places.append(at.project.state("001_notes")["token"]["_data"])
+        crowd.await_writes(30)
+
+    assert places == sorted(places)
+    assert len(set(places)) >= 3
+    if words is LONG:
+        assert at.db["ops_keys_notes"].estimated_document_count() > 0
+    assert engine.advance(Phase.CATCH_UP).next is Phase.VERIFY
+    at.nothing_lost(transform, "ops_ghost_notes" if words is LONG else "notes")
+    assert at.db["ops_keys_notes"].count_documents({}) == 0

@@ -91,3 +91,13 @@ def test_the_ledger_tells_missing_zombie_stale_and_every_change_of_type(course, 
 
     assert (losses.missing, losses.zombie, losses.stale) == ((1,), (-1,), (2, 3, 4))
     assert len(compare(ledger, at.live, with_longs).stale) == SMALL["documents"] - 1
+
+
+def test_what_vanishes_behind_the_writers_backs_surprises_them(course):
+    at = course(LONG, documents=90)
+    with at.crowd.writing() as crowd:
+        crowd.await_writes(20)
+        at.live.delete_many({"_id": {"$lt": 90}})
+        crowd.await_writes(200)
+
+    assert {kind for _, kind in at.losses(dict).surprises} >= {"change", "read"}

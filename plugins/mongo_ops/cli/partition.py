@@ -65,7 +65,7 @@ def partition(arguments: argparse.Namespace) -> int:
 
     run_id = str(arguments.resume or f"cli {uuid.uuid4().hex[:12]}")
     with _open_work(arguments, run_id, read_only=True) as work:
-        plan = keeping.kept(work) if arguments.resume else engine.plan(work, _request(arguments))
+        plan = keeping.kept(work, arguments.collection) if arguments.resume else engine.plan(work, _request(arguments))
     if arguments.dry_run:
         show(arguments, plan.as_value(), report.plan_as_text(plan))
         return SOMETHING_TO_DO if plan.steps or plan.blockers else 0

@@ -31,6 +31,9 @@ PATHS_NAMED = 50
 """Findings per collection; the rest is counted."""
 
 BEFORE_IMAGES = "ops_before_"
+COPIES = ("ops_ghost_", "ops_old_", "ops_ids_")
+"""An online migration keeps these in step with a collection, erased documents included."""
+
 OWN = frozenset(
     {
         *("ops_migrations", "ops_history", "ops_leases", "ops_checkpoints", "ops_audit_head", "ops_health"),
@@ -87,13 +90,18 @@ def coverage(
         name = str(info["name"])
         if info["type"] == "view" or name.startswith("system.") or name in OWN:
             continue
-        entry = entry_of(data_map, name)
+        entry = entry_of(data_map, original_of(name))
         if entry is None:
             if not _waived(waivers, name):
                 found.append(_unnamed(name, "is not in the data map"))
         else:
             found += _of_collection(db, name, entry, info.get("options", {}), known, waivers, samples)
     return found
+
+
+def original_of(name: str) -> str:
+    """Return the collection that an online migration's copy is of; any other name as it is."""
+    return next((name.removeprefix(copy) for copy in COPIES if name.startswith(copy)), name)
 
 
 def entry_of(data_map: DataMap, name: str) -> CollectionEntry | None:

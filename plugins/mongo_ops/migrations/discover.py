@@ -9,10 +9,8 @@ from __future__ import annotations
 import ast
 import atexit
 import contextlib
-import hashlib
 import re
 import shutil
-import sys
 import tempfile
 import types
 from dataclasses import replace
@@ -21,7 +19,7 @@ from pathlib import Path
 from mongo_ops.errors import PlanError
 from mongo_ops.migrations.model import Migration, MigrationFile, Record
 from mongo_ops.migrations.operations.base import Operation
-from mongo_ops.migrations.source import checksum, helpers
+from mongo_ops.migrations.source import checksum, helpers, load_module
 
 NAME = re.compile(r"^(?!0+_)\d{3,}_[a-z0-9]+(?:_[a-z0-9]+)*$")
 
@@ -88,7 +86,7 @@ def load(path: Path, folder: Path) -> MigrationFile:
         raise MigrationFileError(path, f"line {error.lineno}: {error.msg}") from None
     module = types.ModuleType("unloaded")
     try:
-        module = _import(path, folder)
+        module = load_module(path, folder, "migrations")
     except (Exception, SystemExit) as error:  # a user's file may raise anything
         raise MigrationFileError(path, f"cannot be imported: {type(error).__name__}: {error}") from error
     migration = getattr(module, "migration", None)
@@ -123,21 +121,3 @@ def load_source(record: Record) -> MigrationFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source, encoding="utf-8")
     return replace(load(folder / f"{record.name}.py", folder), checksum=record.checksum)
-
-
-def _import(path: Path, folder: Path) -> types.ModuleType:
-    package = f"mongo_ops_migrations_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
-    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
-        del sys.modules[name]  # a helper edited since must be read again
-    parent = types.ModuleType(package)
-    parent.__path__ = [str(folder)]
-    sys.modules[package] = parent
-    module = types.ModuleType(f"{package}.{path.stem}")
-    module.__file__, module.__package__ = str(path), package
-    sys.modules[module.__name__] = module
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:  # compiled from the text itself: a cached module goes by size and second, and an edit can keep both
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 - that is what loading is
-    finally:
-        sys.dont_write_bytecode = written
-    return module

@@ -6,7 +6,9 @@ import ast
 import functools
 import hashlib
 import inspect
+import sys
 import textwrap
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,22 @@ def checksum(source: str, local_modules: Mapping[str, str]) -> str:
     """Return the SHA-256 (hex) of a migration's program and of the local modules it imports; comments do not count."""
     parts = sorted((name, normal_form(text)) for name, text in local_modules.items())
     return hashlib.sha256(repr((normal_form(source), parts)).encode()).hexdigest()
+
+
+def load_module(path: Path, folder: Path, family: str) -> types.ModuleType:
+    """Run a file as a module of a package of its own, so that it may import the folder's modules relatively; ``family`` names the package."""
+    package = f"mongo_ops_{family}_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        del sys.modules[name]  # a helper edited since must be read again
+    parent = types.ModuleType(package)
+    parent.__path__ = [str(folder)]
+    sys.modules[package] = parent
+    module = types.ModuleType(f"{package}.{path.stem}")
+    module.__file__, module.__package__ = str(path), package
+    sys.modules[module.__name__] = module
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:  # compiled from the text itself: a cached module goes by size and second, and an edit can keep both
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 - that is what loading is
+    finally:
+        sys.dont_write_bytecode = written
+    return module

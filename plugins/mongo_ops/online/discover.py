@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
-import sys
-import types
 from pathlib import Path
 
-from mongo_ops.migrations.source import checksum, helpers
+from mongo_ops.migrations.source import checksum, helpers, load_module
 from mongo_ops.online.errors import SpecError
 from mongo_ops.online.model import OnlineMigration, SpecFile
 
@@ -55,7 +52,7 @@ def load(path: Path) -> SpecFile:
     try:
         source = path.read_text(encoding="utf-8-sig")
         docstring = ast.get_docstring(ast.parse(source)) or ""
-        module = _import(path)
+        module = load_module(path, path.parent, "online")
     except UnicodeDecodeError:
         raise SpecError(f"{path.name}: is not text in UTF-8.") from None
     except SyntaxError as error:
@@ -69,22 +66,3 @@ def load(path: Path) -> SpecFile:
         raise SpecError(f"{path.name}: mode is 'in_place' or 'ghost'.")
     total = checksum(source, helpers(path, path.parent))
     return SpecFile(path.stem, path, docstring, source, total, migration)
-
-
-def _import(path: Path) -> types.ModuleType:
-    """Run the file as a module of a package of its own, so that it may import local helpers relatively."""
-    package = f"mongo_ops_online_{hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:12]}"
-    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
-        del sys.modules[name]  # a helper edited since must be read again
-    parent = types.ModuleType(package)
-    parent.__path__ = [str(path.parent)]
-    sys.modules[package] = parent
-    module = types.ModuleType(f"{package}.{path.stem}")
-    module.__file__, module.__package__ = str(path), package
-    sys.modules[module.__name__] = module
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 - that is what loading is
-    finally:
-        sys.dont_write_bytecode = written
-    return module

@@ -119,9 +119,9 @@ def _forget(work: Work, session: ClientSession) -> None:
 
 
 def _drop_copies(work: Work, name: str) -> None:
-    """Drop the copy that is not needed any more, and the map of keys. Never what has the collection's name."""
+    """Drop the copy that is not needed any more, and what was kept about keys. Never what has the collection's name."""
     work.lease.check()
-    for copy in (name, names.ids(work.spec.collection)):
+    for copy in (name, names.ids(work.spec.collection), names.kept(work.spec.collection)):
         work.db.drop_collection(copy)
 
 

@@ -29,6 +29,11 @@ def ids(collection: str) -> str:
     return f"ops_ids_{collection}"
 
 
+def kept(collection: str) -> str:
+    """Return the name of the keys that changed while the parts of a backfill were filled."""
+    return f"ops_keys_{collection}"
+
+
 def resource(collection: str) -> str:
     """Return the name of the lease."""
     return f"online:{collection}"

@@ -119,7 +119,7 @@ def pump(work: Work, stream: Stream, writer: Writer, *, until: str | None, budge
         seen = stream.read(mark=until, most=min(BATCH, int(work.state["largest"])), seconds=min(1.0, budget.left))
         if seen.defined:
             insist_on_collections(work)
-        _apply(work, writer, seen)
+        apply(work, writer, list(seen.changed.get(work.spec.collection, ())), _saving(work, seen))
         total += seen.events
         steps.reached("replay.batch")
         if seen.reached or (until is None and seen.idle):
@@ -128,21 +128,26 @@ def pump(work: Work, stream: Stream, writer: Writer, *, until: str | None, budge
             return total, False
 
 
-def _apply(work: Work, writer: Writer, seen: Seen) -> None:
-    """Commit what was seen; in halves when that is too much for one transaction."""
+def _saving(work: Work, seen: Seen) -> Save:
+    """Return what saves the place behind what was seen."""
+    at = seen.at or server_time(work.db)
 
     def save_token(session: ClientSession, counts: Counts) -> None:
         del counts
-        work.save(session, token=dict(seen.token), token_at=seen.at or at)
+        work.save(session, token=dict(seen.token), token_at=at)
         if seen.events:
             work.count(session, replayed=seen.events)
 
-    at = seen.at or server_time(work.db)
-    parts: list[list[Any]] = [list(seen.changed.get(work.spec.collection, ()))]
+    return save_token
+
+
+def apply(work: Work, writer: Writer, all_keys: list[Any], save: Save) -> None:
+    """Make keys right and save the place; in halves when that is too much for one transaction, the place with the last."""
+    parts = [all_keys]
     while parts:
         keys, last = parts.pop(0), not parts
         try:
-            commit_batch(work, writer, keys, save_token if last else _nothing)
+            commit_batch(work, writer, keys, save if last else _nothing)
         except (TooManyConflictsError, PyMongoError) as error:
             if len(keys) < 2 or not smaller_may_pass(error):  # noqa: PLR2004 - one key cannot be halved
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mongo_ops.mongo.lease import acquire
-from mongo_ops.online import backfill, ending, names, pace, replay, verify
+from mongo_ops.online import backfill, collecting, ending, names, pace, replay, verify
 from mongo_ops.online.errors import DifferencesError
 from mongo_ops.online.model import ABORTABLE, ENDED, ORDER, Phase, SliceResult
 from mongo_ops.online.work import Budget, Work, now
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mongo_ops.online.walk import Walked
 
 SLICE_SECONDS = 30.0
-PUMP_SECONDS = 5.0
+PUMP_EVERY, PUMP_SECONDS = 10.0, 5.0
 
 
 def one(work: Work, budget: Budget, part: int) -> SliceResult:
@@ -29,6 +29,9 @@ def one(work: Work, budget: Budget, part: int) -> SliceResult:
     if ours is Phase.BACKFILL:
         return _backfill(work, at, budget, part)
     if ours is Phase.CATCH_UP:
+        level, waiting = collecting.make_right(work, at, budget)
+        if not level:
+            return result(work, ours, done=False, waiting=waiting)
         changes, done, waiting = replay.catch_up(work, at, budget)
         progress = {"changes": changes}
         if done:
@@ -48,7 +51,17 @@ def one(work: Work, budget: Budget, part: int) -> SliceResult:
 
 
 def _backfill(work: Work, at: pace.Pace, budget: Budget, part: int) -> SliceResult:
-    walked = backfill.advance(work, at, budget, part)
+    alone = int(work.state["parts"]) == 1
+    while True:
+        walked = backfill.advance(work, at, Budget(min(PUMP_EVERY, budget.left)), part)
+        if walked.done or walked.waiting is not None:
+            break
+        if alone:  # the stream's place must not grow old while the backfill takes its time
+            replay.catch_up(work, at, Budget(PUMP_SECONDS))
+        else:
+            collecting.move_on(work, Budget(PUMP_SECONDS))
+        if budget.spent:
+            break
     progress = {
         "documents": walked.documents,
         "of": walked.total,
@@ -56,11 +69,8 @@ def _backfill(work: Work, at: pace.Pace, budget: Budget, part: int) -> SliceResu
         "per_s": round(walked.rate),
     }
     waiting = walked.waiting
-    if int(work.state["parts"]) == 1:
-        if walked.done:
-            work.move(Phase.CATCH_UP, "filled", {"documents": walked.documents, "changed": walked.changed})
-        elif waiting is None:  # the stream's place must not grow old while the backfill takes its time
-            replay.catch_up(work, at, Budget(PUMP_SECONDS))
+    if alone and walked.done:
+        work.move(Phase.CATCH_UP, "filled", {"documents": walked.documents, "changed": walked.changed})
     work.report(
         f"{work.name}: {walked.documents:,} of about {walked.total:,} documents{f'; waiting: {waiting}' if waiting else ''}"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mongo_ops.migrations.operations import catalogue
 from mongo_ops.mongo.batches import BATCH_BYTES, CHECKPOINTS
-from mongo_ops.online import backfill, names, pace, rights, steps, ttl, views
+from mongo_ops.online import backfill, collecting, names, pace, rights, steps, ttl, views
 from mongo_ops.online import plan as planner
 from mongo_ops.online.errors import SourceChangedError, SpecError
 from mongo_ops.online.model import Phase
@@ -77,6 +77,7 @@ def expand(work: Work) -> None:
     """Make what the new shape needs, then fix where the backfill ends. Done again from the beginning after a kill."""
     if work.spec.ghost:
         _make_target(work)
+        collecting.prepare(work)
     elif work.spec.validator is not None:
         change = {
             "collMod": work.spec.collection,

@@ -147,7 +147,9 @@ class Stream:
         fields = {"operationType": 1, "ns.coll": 1, "documentKey": 1, "clusterTime": 1, "fullDocument.ops_mark": 1}
         fields |= {} if self._own else {"lsid.id": 1, "txnNumber": 1}
         whole = {"operationType": {"$in": list(ENDING)}}
-        return [{"$match": {"$or": [ours, marks, whole]}}, {"$project": fields}]
+        known = [] if self._own else self._work.own.selected()
+        wanted = {"$or": [ours, marks, whole], **({"$nor": known} if known else {})}
+        return [{"$match": wanted}, {"$project": fields}]
 
     def _lost(self, error: OperationFailure) -> Exception:
         if error.code in LOST or error.has_error_label("NonResumableChangeStreamError"):

@@ -111,8 +111,7 @@ class _Deletion:
     def treat(self, session: ClientSession, documents: Sequence[bytes]) -> dict[str, int]:
         """Delete those that are in the database as they are in the archive, and that nothing protects."""
         archived = {raw.key_of(one): one for one in raw.documents(list(documents))}
-        query = {"_id": {"$in": [one["_id"] for one in archived.values()]}}
-        there = {raw.key_of(one): one.raw for one in raw.find(self.db, self.collection, query, session)}
+        there = raw.namesakes(self.db, self.collection, list(archived.values()), session)
         same = [one["_id"] for key, one in archived.items() if there.get(key) == one.raw]
         free = self.protected.free(self.db, self.collection, {"_id": {"$in": same}}, session) if same else []
         if free:

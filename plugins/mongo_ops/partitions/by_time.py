@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from mongo_ops.partitions.protecting import Protected
     from mongo_ops.partitions.work import Work
 
+LONGEST = 255
+"""Bytes of a namespace: https://www.mongodb.com/docs/manual/reference/limits/."""
+
 
 @dataclass(frozen=True)
 class Facts:
     """What a plan is made of."""
 
     request: PartitionRequest
+    database: str
     now: Month
     there: Holdings
     shape: Shape
@@ -70,7 +74,7 @@ def look(work: Work, request: PartitionRequest, at: datetime) -> Facts:
     there = catalogue.holdings(db, source)
     shape, grants = _pattern(work, source, there)
     months = spread.months(db, source, request.key) if there.is_collection(source) else Months()
-    return Facts(request, Month.of(at), there, shape, months, grants, work.protected(request))
+    return Facts(request, db.name, Month.of(at), there, shape, months, grants, work.protected(request))
 
 
 def _pattern(work: Work, source: str, there: Holdings) -> tuple[Shape, tuple[Grant, ...] | None]:
@@ -99,7 +103,10 @@ def blockers(facts: Facts) -> Iterator[str]:
     view = request.view_name
     if view in kinds and not (kinds[view] == "view" and catalogue.routes(facts.there.options[view])):
         yield f"{view} is there already and is no router view. Name another one (view)."
-    if len(facts.there.months) + len(facts.moved) + len(facts.coming) > MOST_MONTHS:
+    longest = f"{facts.database}.{name_of(facts.source, facts.now)}{RETIRED}"
+    if len(longest.encode()) > LONGEST:
+        yield f"The months of {facts.source} would have names that are too long: a database and a collection together have {LONGEST} bytes."
+    if len({*facts.there.months, *facts.moved, *facts.coming}) > MOST_MONTHS:
         yield f"That would be more than {MOST_MONTHS} months. Archive the oldest documents first (strategy archive)."
     uncovered = _uncovered(facts)
     if uncovered:

@@ -23,7 +23,7 @@ from mongo_ops.partitions import (
     shardkey,
     time_series,
 )
-from mongo_ops.partitions.errors import RefusedError
+from mongo_ops.partitions.errors import RefusedError, RequestError
 from mongo_ops.partitions.model import PartitionPlan, PartitionRequest, PartitionStep, Phase, Picture, Strategy
 from mongo_ops.storage import show
 from mongo_ops.transfer import failures
@@ -77,10 +77,12 @@ def carry_out(work: Work, made: PartitionPlan, phase: Phase) -> dict[str, int]:
 
     Raises:
         RefusedError: the plan may not be carried out.
+        RequestError: the plan is for another database or destination.
         LeaseHeldError: another run is at this collection.
         BudgetSpentError: run again; it goes on.
     """
     insist_on_possible(made)
+    _insist_on_place(work, made)
     steps = made.of_phase(phase)
     done: Counter[str] = Counter()
     if not steps:
@@ -90,6 +92,14 @@ def carry_out(work: Work, made: PartitionPlan, phase: Phase) -> dict[str, int]:
         for step in steps:
             done.update(act(work, made, step, lease))
     return dict(done)
+
+
+def _insist_on_place(work: Work, made: PartitionPlan) -> None:
+    """Refuse to write somewhere else than the plan says: an approval is for its destination."""
+    if (made.database, made.destination) != (work.target.database, show(work.folder)):
+        raise RequestError(
+            f"The plan is for database {made.database} and destination {made.destination}. Name the same ones, or make a new plan."
+        )
 
 
 def _by_time(work: Work, request: PartitionRequest, at: datetime) -> Draft:

@@ -18,16 +18,21 @@ def keep(work: Work, plan: PartitionPlan) -> None:
     work.db[PARTITIONS].replace_one({"_id": kept["_id"]}, kept, upsert=True)
 
 
-def kept(work: Work) -> PartitionPlan:
+def kept(work: Work, collection: str) -> PartitionPlan:
     """Return the plan of a run that was stopped.
 
     Raises:
-        RequestError: there is none of that name, or it has ended.
+        RequestError: there is none of that name, or it has ended, or it is about another collection.
     """
     found = work.db[PARTITIONS].find_one({"_id": _key(work)})
     if found is None:
         raise RequestError("There is no unfinished run of that name here. Start a new one, without --resume.")
-    return PartitionPlan.of(found["plan"])
+    plan = PartitionPlan.of(found["plan"])
+    if plan.request.collection != collection:
+        raise RequestError(
+            f"That run is about {plan.request.collection}. Name it, or make a new plan for {collection}."
+        )
+    return plan
 
 
 def forget(work: Work) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 from mongo_ops.mongo.documents import digest
 from mongo_ops.partitions.errors import RequestError
+from mongo_ops.partitions.months import RETIRED, month_in
 
 MOST_MONTHS = 240
+_PATH = re.compile(r"[^.$\0][^.\0]*(\.[^.$\0][^.\0]*)*")
 _WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 
 
@@ -24,6 +26,22 @@ class Strategy(StrEnum):
     TIME_SERIES = "time_series"
     ARCHIVE = "archive"
     RESTORE = "restore"
+
+
+_BY_DATE = frozenset({Strategy.BY_TIME, Strategy.ARCHIVE, Strategy.TIME_SERIES})
+
+
+def insist_on_name(name: str) -> None:
+    """Refuse collections that are not the application's: the server's, and those that this project keeps.
+
+    Raises:
+        RequestError: it is one of them, or no name at all.
+    """
+    own = name.startswith(("system.", "ops_")) or name == "audit_log"
+    if not name or own or set("$\0") & set(name) or name.strip(".") != name or ".." in name:
+        raise RequestError(
+            "Name a collection of the application's; system, ops_ and audit collections stay as they are."
+        )
 
 
 class Phase(StrEnum):
@@ -102,10 +120,16 @@ class PartitionRequest:
         Raises:
             RequestError: with what to change.
         """
-        if not self.collection or self.collection.startswith(("system.", "ops_")) or set("$\0") & set(self.collection):
-            raise RequestError("Name a collection of the application's; system and ops_ collections stay as they are.")
+        for name in (self.collection, self.view_name, self.into or self.collection):
+            insist_on_name(name)
         if self.strategy is not Strategy.RESTORE and not self.key:
             raise RequestError(f"Strategy {self.strategy} needs a key.")
+        if self.strategy in _BY_DATE and not _PATH.fullmatch(self.key):
+            raise RequestError("The key is one field, written like created_at or meta.created_at.")
+        if self.view_name == self.collection or month_in(self.collection, self.view_name.removesuffix(RETIRED)):
+            raise RequestError(
+                "The view has the collection's name, or that of one of its months. Name another one (view)."
+            )
         if self.strategy is Strategy.RESTORE and not self.source:
             raise RequestError("To restore, name the archive's folder as source.")
         if not 0 <= self.months_ahead <= MOST_MONTHS:

@@ -28,7 +28,7 @@ class Month:
     @classmethod
     def parse(cls, text: str) -> Month | None:
         """Return the month that ``2026_11`` (or ``2026-11``) names, or None."""
-        found = re.fullmatch(r"(\d{4})[_-](\d{2})", text)
+        found = re.fullmatch(r"([0-9]{4})[_-]([0-9]{2})", text)
         if found is None or not 1 <= int(found[2]) <= MONTHS or int(found[1]) == 0:
             return None
         return cls(int(found[1]), int(found[2]))
@@ -64,7 +64,7 @@ def month_in(collection: str, name: str) -> Month | None:
     if not name.startswith(f"{collection}_"):
         return None
     text = name[len(collection) + 1 :]
-    return Month.parse(text) if re.fullmatch(r"\d{4}_\d{2}", text) else None
+    return Month.parse(text) if re.fullmatch(r"[0-9]{4}_[0-9]{2}", text) else None
 
 
 def span(first: Month, last: Month) -> Iterator[Month]:

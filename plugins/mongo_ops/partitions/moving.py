@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mongo_ops.mongo.batches import Batches, Counts, Step
-from mongo_ops.partitions import raw
+from mongo_ops.partitions import catalogue, raw
 from mongo_ops.partitions.errors import MoveIncompleteError
+from mongo_ops.partitions.model import Phase
 from mongo_ops.partitions.months import Month, name_of
 from mongo_ops.partitions.spread import FIRST
 
@@ -54,9 +55,10 @@ def move(work: Work, plan: PartitionPlan, step: PartitionStep, lease: Lease) -> 
     if known is not None:
         return {"moved": int(known["moved"])}
     before = datetime.fromisoformat(step.data["before"])
-    where = closed(plan.request.key, before, work.protected(plan.request), source)
+    protected = work.protected(plan.request)
+    where = closed(plan.request.key, before, protected, source)
     walk = Step(f"{prefix}{source}", plan.digest, source, where)
-    passage = _Passage(work.db, source, plan.request.key)
+    passage = _Passage(work.db, source, plan.request.key, protected, ready(work, plan))
     done = Batches(lease, work.limits, work.report).run(walk, passage.treat)
     left = work.db[source].count_documents(where)
     facts = {"collection": source, "moved": done.deleted, "left": left}
@@ -65,10 +67,17 @@ def move(work: Work, plan: PartitionPlan, step: PartitionStep, lease: Lease) -> 
         raise MoveIncompleteError(
             f"{done.deleted:,} documents were moved; {left:,} of closed months are still in {source}: "
             f"{done.matched - done.deleted:,} have a namesake with other content in their month (the same _id; keep one of the two), the "
-            "others were written since by somebody who does not use the month collections yet. Nothing is lost and the view shows "
+            "others were written since by somebody who does not use the month collections yet, or are of months that the plan did not know. Nothing is lost and the view shows "
             "them all. Then run again."
         )
     return {"moved": done.deleted}
+
+
+def ready(work: Work, plan: PartitionPlan) -> frozenset[str]:
+    """Return the month collections that documents may be moved to: those that the view shows, and those that go in this run."""
+    view = next(iter(work.db.list_collections(filter={"name": plan.request.view_name, "type": "view"})), {})
+    going = (step.subject for step in plan.of_phase(Phase.REMOVE))
+    return frozenset({*catalogue.routes(view.get("options", {})), *going})
 
 
 @dataclass(frozen=True)
@@ -78,14 +87,17 @@ class _Passage:
     db: Database[Document]
     source: str
     key: str
+    protected: Protected
+    ready: frozenset[str]
 
     def treat(self, session: ClientSession, selected: Mapping[str, Any]) -> Counts:
-        """Move one batch."""
+        """Move one batch. A document of a month that is not ready stays: nobody would see it there."""
+        self.protected.insist_on_unchanged(self.db, session)
         found = raw.find(self.db, self.source, selected, session)
         by_month: dict[Month, list[RawBSONDocument]] = defaultdict(list)
         for document in found:
             month = month_of(document, self.key)
-            if month is not None:
+            if month is not None and name_of(self.source, month) in self.ready:
                 by_month[month].append(document)
         gone = [key for month, some in by_month.items() for key in self._into(month, some, session)]
         if gone:
@@ -94,8 +106,8 @@ class _Passage:
 
     def _into(self, month: Month, documents: Sequence[RawBSONDocument], session: ClientSession) -> list[Any]:
         """Put documents into their month; return the keys of those that are there now, as they were."""
-        name, keys = name_of(self.source, month), [one["_id"] for one in documents]
-        there = {raw.key_of(one): one.raw for one in raw.find(self.db, name, {"_id": {"$in": keys}}, session)}
+        name = name_of(self.source, month)
+        there = raw.namesakes(self.db, name, documents, session)
         fresh = [one for one in documents if raw.key_of(one) not in there]
         if fresh:
             raw.collection_of(self.db, name).insert_many(fresh, bypass_document_validation=True, session=session)

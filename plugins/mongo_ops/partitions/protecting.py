@@ -45,14 +45,22 @@ class Protected:
         found = [one for one in map(self.held.exclusion, names) if one is not None]
         return {"$and": found} if found else None
 
+    def insist_on_unchanged(self, db: Database[Document], session: ClientSession) -> None:
+        """Refuse to go on with holds that are not those of now.
+
+        Raises:
+            HoldsChangedError: a hold was placed or released since they were looked up.
+        """
+        if holds.active(db, session).digest != self.held.digest:
+            raise HoldsChangedError("A legal hold was placed or released meanwhile. Run again: it is looked up anew.")
+
     def free(self, db: Database[Document], name: str, query: Mapping[str, Any], session: ClientSession) -> list[Any]:
         """Return the keys of the selected documents that nothing protects.
 
         Raises:
             HoldsChangedError: a hold was placed or released since it was looked up.
         """
-        if holds.active(db, session).digest != self.held.digest:
-            raise HoldsChangedError("A legal hold was placed or released meanwhile. Run again: it is looked up anew.")
+        self.insist_on_unchanged(db, session)
         excluded = self.exclusion(name)
         chosen = {"$and": [dict(query), excluded]} if excluded else dict(query)
         if self.people is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import bson
@@ -27,6 +27,22 @@ def collection_of(db: Database[Document], name: str) -> Collection[RawBSONDocume
 def find(db: Database[Document], name: str, query: Mapping[str, Any], session: ClientSession) -> list[RawBSONDocument]:
     """Return the documents of a batch."""
     return list(collection_of(db, name).find(query, session=session))
+
+
+def namesakes(
+    db: Database[Document], name: str, some: Sequence[RawBSONDocument], session: ClientSession
+) -> dict[bytes, bytes]:
+    """Return, by ``key_of`` each of some documents, the one of the same ``_id`` in a collection, where there is one.
+
+    The server decides what is the same: to it 1 and 1.0 are, and in a collection with a collation ``a`` and ``A`` may be.
+    """
+    keys = {key_of(one): one["_id"] for one in some}
+    found = {key_of(one): one.raw for one in find(db, name, {"_id": {"$in": list(keys.values())}}, session)}
+    there = {key: found[key] for key in keys if key in found}
+    if len(there) < len(found):
+        for key in keys.keys() - there.keys():
+            there |= {key: one.raw for one in find(db, name, {"_id": {"$in": [keys[key]]}}, session)}
+    return there
 
 
 def documents(some: list[bytes]) -> list[RawBSONDocument]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mongo_ops.partitions import raw
 from mongo_ops.partitions.errors import NothingToRestoreError
 from mongo_ops.partitions.files import FileWalk
-from mongo_ops.partitions.model import PartitionPlan, PartitionRequest, PartitionStep, Phase
+from mongo_ops.partitions.model import PartitionPlan, PartitionRequest, PartitionStep, Phase, insist_on_name
 from mongo_ops.partitions.months import RETIRED
 from mongo_ops.storage import show
 from mongo_ops.transfer import catalogue, engine, manifest
@@ -43,6 +43,7 @@ def steps(work: Work, request: PartitionRequest) -> tuple[tuple[PartitionStep, .
         )
     name = found.collections[0].name
     here = request.into or name.removesuffix(RETIRED)
+    insist_on_name(here)
     there = next(iter(work.db.list_collections(filter={"name": here})), None)
     if there is not None and (there["type"] != "collection" or there.get("options", {}).get("capped")):
         raise NothingToRestoreError(f"{here} is a {there['type']} of its own kind. Restore into another collection.")
@@ -96,8 +97,7 @@ class _Return:
     def treat(self, session: ClientSession, documents: Sequence[bytes]) -> dict[str, int]:
         """Insert the documents that are not there and that nobody was erased from."""
         wanted = raw.documents([one for one in documents if self.refuse is None or not self.refuse(one)])
-        query = {"_id": {"$in": [one["_id"] for one in wanted]}}
-        there = {raw.key_of(one) for one in raw.find(self.db, self.collection, query, session)}
+        there = raw.namesakes(self.db, self.collection, wanted, session)
         fresh = [one for one in wanted if raw.key_of(one) not in there]
         if fresh:
             collection = raw.collection_of(self.db, self.collection)

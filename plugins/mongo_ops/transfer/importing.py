@@ -18,6 +18,7 @@ from mongo_ops.transfer.import_model import ImportPart, ImportPlan, ImportReques
 from mongo_ops.transfer.lane import Refuse
 from mongo_ops.transfer.manifest import CollectionModel, ManifestModel
 from mongo_ops.transfer.preview import Preview, look
+from mongo_ops.transfer.survey import NOT_EXPORTED
 
 if TYPE_CHECKING:
     from mongo_ops.mongo.connection import Target
@@ -217,7 +218,7 @@ def _of_keys(
 
 
 def _of_manifest(target: Target, here: str, collection: CollectionModel, found: ManifestModel) -> ImportTarget:
-    if here.startswith(OWN) and here != collection.name:
+    if here.startswith(NOT_EXPORTED) or (here.startswith(OWN) and here != collection.name):
         raise ImportRefusedError(
             f"{here} holds mongo-ops's own records; only an export of it is loaded there. Choose another name."
         )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import pymongo
 from bson import Timestamp
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 import mongo_ops
 from mongo_ops import storage
@@ -71,6 +71,14 @@ class PartModel(_Model):
     misfits: int = Field(ge=0)
 
 
+class IndexModel(_Model):
+    """What every index has; the rest is the server's business."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+    key: dict[str, Any] = Field(min_length=1)
+
+
 class CollectionModel(_Model):
     """One collection. ``subjects`` are opaque keyed references of the persons in it, where erasure has filled them in."""
 
@@ -83,6 +91,13 @@ class CollectionModel(_Model):
     columns: list[ColumnModel]
     subjects: list[str] = Field(default_factory=list)
     parts: list[PartModel]
+
+    @field_validator("indexes")
+    @classmethod
+    def _insist_on_indexes(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for one in value:
+            IndexModel.model_validate(one)
+        return value
 
 
 class ToolModel(_Model):
