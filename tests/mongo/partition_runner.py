@@ -217,22 +217,21 @@ def run(job: Job, point: Point | None = None) -> bool:
 def points() -> Iterator[Any]:
     """Where by_time dies: around every kind of change of the catalogue, and around commits.
 
-    What dies inside a transaction blocks its retry for the seconds that the server lets one live, so most of those are long runs.
+    What dies inside a transaction blocks its retry for the seconds that the server lets one live, so those are long runs, as are most others.
     """
-    yield from (
-        Point("create"),
+    yield from (Point("create"), Point("renameCollection"), Point("drop"), Point("commitTransaction", 4))
+    late = [
+        Point("create", 1, "before"),
+        Point("create", 5),
         Point("createIndexes"),
+        Point("createIndexes", 1, "before"),
+    ]
+    late += [
         Point("renameCollection", 1, "before"),
-        Point("renameCollection"),
-    )
-    yield from (
+        Point("renameCollection", 2),
         Point("drop", 1, "before"),
-        Point("drop"),
-        Point("commitTransaction", 4),
-        Point("commitTransaction", 16),
-    )
-    yield Point("commitTransaction", 15, "before")
-    late = (Point("create", 1, "before"), Point("createIndexes", 1, "before"), Point("create", 5), Point("delete", 3))
-    late += (Point("renameCollection", 2), Point("drop", 2), Point("commitTransaction", 2, "before"))
-    more = (Point("commitTransaction", nth, when) for nth in (1, 8, 12, 18, 22, 25) for when in ("before", "after"))
-    yield from (pytest.param(point, marks=pytest.mark.chaos) for point in (*late, *more))
+        Point("drop", 2),
+    ]
+    late += [Point("delete", 3), Point("commitTransaction", 2, "before"), Point("commitTransaction", 15, "before")]
+    late += [Point("commitTransaction", nth, when) for nth in (1, 8, 12, 18, 22, 25) for when in ("before", "after")]
+    yield from (pytest.param(point, marks=pytest.mark.chaos) for point in (*late, Point("commitTransaction", 16)))

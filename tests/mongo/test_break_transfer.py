@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 
 import bson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from tests.mongo.transfers import Transfers, silent
 
 from mongo_ops import storage
 from mongo_ops.mongo.lease import LeaseHeldError
 from mongo_ops.storage import ejson
-from mongo_ops.transfer import engine, manifest
-from mongo_ops.transfer.formats import base, csvfile
+from mongo_ops.transfer import compression, engine, manifest
+from mongo_ops.transfer.compression import CompressionError
+from mongo_ops.transfer.formats import base, csvfile, parquet
 from mongo_ops.transfer.formats.bsonfile import BrokenFileError
 from mongo_ops.transfer.importing import ImportRefusedError
 from mongo_ops.transfer.manifest import ExportCorruptError
@@ -180,3 +184,38 @@ def test_a_manifest_with_indexes_that_are_none_is_refused(transfers, index):
     put(transfers, manifest.FILE, json.dumps(manifest.sealed(content)).encode())
     with pytest.raises(ExportCorruptError):
         transfers.plan_import()
+
+
+# Packed well, packed too well -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file_format", ["bson.zst", "bson.gz", "jsonl.zst", "csv.zst", "parquet"])
+def test_what_packs_well_comes_back_from_its_own_export(transfers, monkeypatch, file_format):
+    monkeypatch.setattr(compression, "RATIO_FROM", 10_000)
+    monkeypatch.setattr(parquet, "RATIO_FROM", 10_000)
+    transfers.target.db.c.insert_many([{"_id": n, "text": "z" * 20_000} for n in range(500)])
+    (part,) = transfers.export("c", format=file_format).collections[0].parts
+    assert file_format == "bson.gz" or part.content.bytes > compression.MAX_RATIO * part.bytes
+    assert engine.verify_export(transfers.folder).ok
+    transfers.target.db.c.drop()
+    plan = transfers.plan_import()
+    assert engine.preview_import(transfers.target, transfers.folder, plan)[0].rows == 200
+    assert transfers.load().tally.inserted == 500
+    assert transfers.target.db.c.count_documents({"text": "z" * 20_000}) == 500
+
+
+def test_a_dictionary_that_swells_without_a_manifest_is_refused(transfers, monkeypatch):
+    monkeypatch.setattr(parquet, "RATIO_FROM", 10_000)
+    table = pa.table({"a": pa.array(["x" * 1000] * 20_000).dictionary_encode()})
+    pq.write_table(table, str(transfers.folder.path) + "/c.parquet")
+    with pytest.raises(CompressionError, match="c.parquet swells to more than 200 times"):
+        transfers.load("*")
+
+
+def test_what_packs_well_is_unpacked_a_little_at_a_time(transfers):
+    packed = zstandard.compress(b"z" * 300_000_000, 1)
+    put(transfers, "c", packed)
+    with storage.reading(transfers.folder / "c") as source:
+        reader = compression.Reader(source, "zst", "c", known=300_000_000)
+        sizes = [len(data) for data in iter(reader.some, b"")]
+    assert (sum(sizes), max(sizes) < 40_000_000) == (300_000_000, True)

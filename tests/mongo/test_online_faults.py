@@ -87,10 +87,10 @@ def test_a_ghost_is_whole_after_a_second_attempt(course):
 
 def test_the_streams_place_moves_on_inside_a_long_slice_of_a_backfill(course, monkeypatch):
     """The copy's own inserts fill the oplog: what waits for the end of the slice may find its place gone."""
-    at, places = course(LONG | {"limits": "Limits(chunk=50, nice=0.0)"}), set()
-    monkeypatch.setattr(slices, "PUMP_EVERY", 0.0)
-    monkeypatch.setattr(steps, "reached", lambda name: places.add(str(at.project.state("001_notes")["token"])))
+    at, places = course(LONG | {"limits": "Limits(chunk=50, nice=0.0)"}, documents=3_000), set()
+    monkeypatch.setattr(slices, "PUMP_EVERY", 0.02)
     at.engine().start()
+    monkeypatch.setattr(steps, "reached", lambda name: places.add(str(at.project.state("001_notes")["token"])))
 
     at.engine().advance(budget=60.0)
 
@@ -101,8 +101,10 @@ def test_the_streams_place_moves_on_inside_a_long_slice_of_a_backfill(course, mo
     ("words", "transform"), [(LONG, with_longs), (SECONDS, with_seconds)], ids=["ghost", "in place"]
 )
 def test_the_streams_place_moves_on_while_parts_are_filled_and_nothing_is_lost(course, words, transform, monkeypatch):
-    at = course(words | {"limits": "Limits(chunk=50, nice=0.0)"}, forget=("seconds",) if words is LONG else ())
-    monkeypatch.setattr(slices, "PUMP_EVERY", 0.0)
+    at = course(
+        words | {"limits": "Limits(chunk=50, nice=0.0)"}, documents=3_000, forget=("seconds",) if words is LONG else ()
+    )
+    monkeypatch.setattr(slices, "PUMP_EVERY", 0.02)
     engine = at.engine()
     engine.start(parts=2)
     places = []
@@ -111,7 +113,7 @@ def test_the_streams_place_moves_on_while_parts_are_filled_and_nothing_is_lost(c
             done = False
             while not done:
                 crowd.await_writes(30)
-                done = engine.advance(budget=0.0, part=part).done or engine.advance(budget=0.02, part=part).done
+                done = engine.advance(budget=0.02, part=part).done
                 places.append(at.project.state("001_notes")["token"]["_data"])
         crowd.await_writes(30)
 

@@ -55,11 +55,13 @@ class Needles:
         """Prepare. The few that are shorter than a window, such as the e-mail address a@b.io, are looked for one by one.
 
         Raises:
-            ValueError: a pattern is shorter than ``SHORTEST`` bytes or not in lower case.
+            ValueError: a pattern is too short or not in lower case.
         """
         self.patterns = frozenset(patterns)
-        if any(len(one) < SHORTEST or one != one.lower() for one in self.patterns):
-            raise ValueError(f"Patterns must be in lower case and at least {SHORTEST} bytes long.")
+        if any(not is_long_enough(one) or one != one.lower() for one in self.patterns):
+            raise ValueError(
+                f"Patterns must be in lower case and at least {WINDOW} bytes long, of e-mail addresses {SHORTEST}."
+            )
         self._short = sorted(one for one in self.patterns if len(one) < WINDOW)
         self._at: dict[int, list[tuple[bytes, int]]] = {}
         long = [one for one in self.patterns if len(one) >= WINDOW]
@@ -130,6 +132,11 @@ def _stands_alone(low: bytes, start: int, pattern: bytes) -> bool:
     if is_address(pattern.decode()):
         return not (_ADDRESS.match(before) or _LONGER_DOMAIN.match(after))
     return not (_WORD.match(before) or _WORD.match(after))
+
+
+def is_long_enough(pattern: bytes) -> bool:
+    """Say whether a pattern can be looked for: six digits stand in texts about anything, a@b.io does not."""
+    return len(pattern) >= (SHORTEST if b"@" in pattern else WINDOW)
 
 
 def is_address(text: str) -> bool:

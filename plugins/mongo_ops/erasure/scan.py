@@ -19,7 +19,7 @@ from pymongo.errors import OperationFailure
 
 from mongo_ops.erasure.identifiers import patterns
 from mongo_ops.erasure.model import DataMap, Subject
-from mongo_ops.erasure.needles import WINDOW, Found, Needles
+from mongo_ops.erasure.needles import Found, Needles, is_long_enough
 from mongo_ops.mongo.documents import CODEC, Document
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Haystack:
     def _add(self, owner: Owner, data_map: DataMap, values: Iterable[Any]) -> None:
         for value in values:
             for pattern, exact in patterns(data_map.identifiers[owner.identifier], value).items():
-                if len(pattern) >= WINDOW or b"@" in pattern:  # six digits stand in texts about anything; a@b.io does not
+                if is_long_enough(pattern):
                     self._owners[pattern].append((owner, exact))
 
     def owners(self, found: Found) -> frozenset[Owner]:

@@ -71,7 +71,7 @@ def _keep(work: Work, before: dict[str, Any], seen: Seen) -> None:
     def body(session: ClientSession) -> None:
         claim(session)
         if keys:
-            rows = [ReplaceOne({"_id": {"$eq": key}}, {}, upsert=True) for key in keys]
+            rows: list[Any] = [ReplaceOne({"_id": {"$eq": key}}, {}, upsert=True) for key in keys]
             work.db[names.kept(work.spec.collection)].bulk_write(rows, ordered=False, session=session)
 
     if work.spec.ghost:

@@ -112,7 +112,7 @@ class _Deletion:
         """Delete those that are in the database as they are in the archive, and that nothing protects."""
         archived = {raw.key_of(one): one for one in raw.documents(list(documents))}
         there = raw.namesakes(self.db, self.collection, list(archived.values()), session)
-        same = [one["_id"] for key, one in archived.items() if there.get(key) == one.raw]
+        same = [one["_id"] for key, one in archived.items() if there.get(key) == one]
         free = self.protected.free(self.db, self.collection, {"_id": {"$in": same}}, session) if same else []
         if free:
             self.db[self.collection].delete_many({"_id": {"$in": free}}, session=session)

@@ -103,6 +103,9 @@ def blockers(facts: Facts) -> Iterator[str]:
     view = request.view_name
     if view in kinds and not (kinds[view] == "view" and catalogue.routes(facts.there.options[view])):
         yield f"{view} is there already and is no router view. Name another one (view)."
+    names = (name_of(facts.source, month) for month in sorted({*facts.coming, *facts.moved}))
+    for name in (one for one in names if kinds.get(one, "collection") != "collection"):
+        yield f"{name} is a {kinds[name]} and cannot be a month of {facts.source}. Rename it first."
     longest = f"{facts.database}.{name_of(facts.source, facts.now)}{RETIRED}"
     if len(longest.encode()) > LONGEST:
         yield f"The months of {facts.source} would have names that are too long: a database and a collection together have {LONGEST} bytes."
@@ -167,14 +170,10 @@ def _move(facts: Facts) -> Iterator[PartitionStep]:
 
 
 def _old(work: Work, facts: Facts, held: list[str]) -> Iterator[Month]:
-    """Yield the months that go; note those that a hold keeps."""
+    """Yield the months that go, and those that an earlier run began to take away; note those that a hold keeps."""
     oldest = facts.oldest
-    if oldest is None:
-        yield from facts.there.retired  # what an earlier run has begun is finished
-        return
-    for month in sorted({*facts.there.months, *facts.there.retired, *facts.moved}):
-        if month >= oldest and month not in facts.there.retired:
-            continue
+    beyond = (one for one in (*facts.there.months, *facts.moved) if oldest is not None and one < oldest)
+    for month in sorted({*facts.there.retired, *beyond}):
         name = name_of(facts.source, month)
         name = f"{name}{RETIRED}" if month in facts.there.retired else name
         number = facts.protected.count(work.db, name) if facts.there.is_collection(name) else 0

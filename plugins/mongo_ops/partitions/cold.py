@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from mongo_ops.partitions.spread import Months
 
 if TYPE_CHECKING:
     from mongo_ops.partitions.work import Work
+
+MOST_BARS = 60
+"""More months than these are years: nobody reads them, and of a date of birth a month may be one person's."""
 
 
 def look(work: Work, request: PartitionRequest) -> tuple[Months, str | None]:
@@ -64,15 +68,16 @@ def steps(
 
 
 def picture(request: PartitionRequest, months: Months) -> Picture | None:
-    """Return the histogram of documents per month."""
-    bars = [(str(month).replace("_", "-"), count) for month, count in sorted(months.counts.items())]
+    """Return the histogram of documents per month, or per year where there are more than ``MOST_BARS`` months."""
+    yearly = len(months.counts) > MOST_BARS
+    found: Counter[str] = Counter()
+    for month, count in sorted(months.counts.items()):
+        found[f"{month.year:04}" if yearly else str(month).replace("_", "-")] += count
+    bars = list(found.items())
     if months.undated:
         bars.append(("no date", months.undated))
-    return (
-        Picture(title=f"Documents of {request.collection} by month of {request.key}", bars=tuple(bars))
-        if bars
-        else None
-    )
+    title = f"Documents of {request.collection} by {'year' if yearly else 'month'} of {request.key}"
+    return Picture(title=title, bars=tuple(bars)) if bars else None
 
 
 def _has_index(work: Work, request: PartitionRequest) -> bool:

@@ -77,7 +77,7 @@ class FileWalk:
 
     def _chunks(self, found: ManifestModel, part: PartModel) -> Iterator[Chunk]:
         with storage.reading(below(self.folder, part.file)) as source:
-            reader = Reader(source, found.compression, part.file)
+            reader = Reader(source, found.compression, part.file, part.content.bytes)
             yield from registry.decoder(found.file_format, (), strict=False)(reader, part.file)
 
     def _chunk(self, chunk: Chunk, point: dict[str, Any], treat: Treat) -> dict[str, Any]:

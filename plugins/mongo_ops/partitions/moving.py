@@ -111,7 +111,7 @@ class _Passage:
         fresh = [one for one in documents if raw.key_of(one) not in there]
         if fresh:
             raw.collection_of(self.db, name).insert_many(fresh, bypass_document_validation=True, session=session)
-        return [one["_id"] for one in documents if there.get(raw.key_of(one), one.raw) == one.raw]
+        return [one["_id"] for one in documents if there.get(raw.key_of(one), one) == one]
 
 
 def month_of(document: Mapping[str, Any], path: str) -> Month | None:

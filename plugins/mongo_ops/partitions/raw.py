@@ -31,17 +31,18 @@ def find(db: Database[Document], name: str, query: Mapping[str, Any], session: C
 
 def namesakes(
     db: Database[Document], name: str, some: Sequence[RawBSONDocument], session: ClientSession
-) -> dict[bytes, bytes]:
+) -> dict[bytes, RawBSONDocument]:
     """Return, by ``key_of`` each of some documents, the one of the same ``_id`` in a collection, where there is one.
 
     The server decides what is the same: to it 1 and 1.0 are, and in a collection with a collation ``a`` and ``A`` may be.
     """
     keys = {key_of(one): one["_id"] for one in some}
-    found = {key_of(one): one.raw for one in find(db, name, {"_id": {"$in": list(keys.values())}}, session)}
+    found = {key_of(one): one for one in find(db, name, {"_id": {"$in": list(keys.values())}}, session)}
     there = {key: found[key] for key in keys if key in found}
     if len(there) < len(found):
         for key in keys.keys() - there.keys():
-            there |= {key: one.raw for one in find(db, name, {"_id": {"$in": [keys[key]]}}, session)}
+            for one in find(db, name, {"_id": {"$in": [keys[key]]}}, session):
+                there[key] = one
     return there
 
 

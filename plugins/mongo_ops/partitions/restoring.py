@@ -76,8 +76,9 @@ def restore(work: Work, plan: PartitionPlan, step: PartitionStep, lease: Lease) 
     loading = engine.plan_import(work.target, work.folder, ImportRequest(collections={name: here}))
     lease.check()
     catalogue.create(work.db, loading.target(here))
-    refuse = work.refusal(here) if work.refusal is not None else None
-    done = FileWalk(work, lease, work.folder, prefix).run(found, name, _Return(work.db, here, refuse).treat)
+    done = FileWalk(work, lease, work.folder, prefix).run(
+        found, name, _Return(work.db, here, _refusals(work, name, here)).treat
+    )
     with lease.renewing():
         catalogue.build_indexes(work.db, loading.target(here))
     counts = {one: int(done.get(one, 0)) for one in COUNTS}
@@ -86,17 +87,25 @@ def restore(work: Work, plan: PartitionPlan, step: PartitionStep, lease: Lease) 
     return counts
 
 
+def _refusals(work: Work, name: str, here: str) -> tuple[Callable[[bytes], bool], ...]:
+    """Return what says who was erased, by the rules for the collection that it was as well as for the one that it becomes."""
+    if work.refusal is None:
+        return ()
+    found = (work.refusal(one) for one in dict.fromkeys((name.removesuffix(RETIRED), here)))
+    return tuple(one for one in found if one is not None)
+
+
 @dataclass(frozen=True)
 class _Return:
     """The transactions that bring documents back."""
 
     db: Database[Document]
     collection: str
-    refuse: Callable[[bytes], bool] | None
+    refusals: tuple[Callable[[bytes], bool], ...]
 
     def treat(self, session: ClientSession, documents: Sequence[bytes]) -> dict[str, int]:
         """Insert the documents that are not there and that nobody was erased from."""
-        wanted = raw.documents([one for one in documents if self.refuse is None or not self.refuse(one)])
+        wanted = raw.documents([one for one in documents if not any(refuses(one) for refuses in self.refusals)])
         there = raw.namesakes(self.db, self.collection, wanted, session)
         fresh = [one for one in wanted if raw.key_of(one) not in there]
         if fresh:

@@ -137,11 +137,14 @@ def _local(path: Folder, *, overwrite: bool) -> Iterator[IO[bytes]]:
             final.parent.mkdir(parents=True, exist_ok=True)
             _sweep(final)
             handle = partial.open("xb")
-        with handle:
+        try:
             yield handle
             with telling(path):
                 handle.flush()
                 os.fsync(handle.fileno())
+        finally:
+            with telling(path):  # on a full disk, closing fails too
+                handle.close()
         with telling(path):
             _reveal(path, partial, final, overwrite=overwrite)
     finally:

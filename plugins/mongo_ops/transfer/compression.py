@@ -22,6 +22,8 @@ ZSTD_LEVEL, GZIP_LEVEL = 1, 1
 CHUNK = 1024 * 1024
 MAX_RATIO, RATIO_FROM = 200, 64 * 1024 * 1024
 """A stream that swells to more than 64 MB and 200 times its size is refused: a bomb, or nothing that is worth importing."""
+AS_TEXT = 16
+"""A document's Extended JSON takes at most so many times the bytes of its BSON."""
 PIECES = {"zst": 512, "gz": 16 * 1024}
 """Compressed bytes that are looked at together. zstd makes at most about 16 MB of 512 bytes, and deflate of 16 kB."""
 MAX_WINDOW = 2**27
@@ -90,8 +92,11 @@ class Reader:
         CompressionError: see there.
     """
 
-    def __init__(self, source: Source, compression: Compression, name: str) -> None:
+    def __init__(self, source: Source, compression: Compression, name: str, known: int = 0) -> None:
+        """Begin. ``known``: how many bytes of BSON a manifest says are in it; so much is no bomb, however well it is packed."""
         self._source, self._name, self._kind = source, name, compression
+        self._most = max(RATIO_FROM, AS_TEXT * known)
+        self._waiting = memoryview(b"")
         self._engine: Any = None
         self._kept = bytearray()
         self._at = 0
@@ -118,19 +123,24 @@ class Reader:
         if self._at > CHUNK:
             del self._kept[: self._at]
             self._at = 0
-        data = self._source.read(CHUNK if self._kind == "none" else CHUNK // 4)
-        if not data:
-            if not self._ended:
-                self._ended = True
-                self._check_end()
-            return False
-        self._kept += data if self._kind == "none" else self._swell(data)
+        if not self._waiting:
+            data = self._source.read(CHUNK if self._kind == "none" else CHUNK // 4)
+            if not data:
+                if not self._ended:
+                    self._ended = True
+                    self._check_end()
+                return False
+            self._waiting = memoryview(data)
+        self._swell()
         return True
 
-    def _swell(self, data: bytes) -> bytes:
-        """Decompress in small pieces, so that what a bomb makes of one of them still fits into memory."""
-        step = PIECES[self._kind]
-        return b"".join(self._piece(data[at : at + step]) for at in range(0, len(data), step))
+    def _swell(self) -> None:
+        """Decompress in small pieces until there is a chunk, so that what is made of them fits into memory however well they are packed."""
+        step = CHUNK if self._kind == "none" else PIECES[self._kind]
+        enough = len(self._kept) + (CHUNK if self._most > RATIO_FROM else RATIO_FROM)
+        while self._waiting and len(self._kept) < enough:
+            piece, self._waiting = bytes(self._waiting[:step]), self._waiting[step:]
+            self._kept += piece if self._kind == "none" else self._piece(piece)
 
     def _piece(self, data: bytes) -> bytes:
         parts: list[bytes] = []
@@ -145,7 +155,7 @@ class Reader:
                 ) from None
             parts.append(part)
             self.out += len(part)
-            if self.out > RATIO_FROM and self.out > MAX_RATIO * self._source.bytes:
+            if self.out > self._most and self.out > MAX_RATIO * self._source.bytes:
                 raise CompressionError(
                     f"{self._name} swells to more than {MAX_RATIO} times its size; it is not read any further."
                 )

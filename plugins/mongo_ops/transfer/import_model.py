@@ -68,7 +68,10 @@ class ImportRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPart:
-    """One file. ``sha256`` and ``bytes`` are known from a manifest; such a file is checked before it is used."""
+    """One file. ``sha256``, ``bytes`` and ``content_bytes`` (of its documents as BSON) are known from a manifest.
+
+    Such a file is checked before it is used.
+    """
 
     number: int
     collection: str
@@ -79,6 +82,7 @@ class ImportPart:
     count: int | None = None
     bytes: int | None = None
     sha256: str | None = None
+    content_bytes: int = 0
 
     def as_value(self) -> dict[str, Any]:
         """Return it for JSON."""

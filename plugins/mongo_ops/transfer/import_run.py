@@ -73,7 +73,7 @@ def load_part(
             teller = Teller(step, part.count or 0, report)
             pace = Pace(target, step, lanes, lambda reason: teller.wait(_rows(lanes), reason))
             with storage.reading(place.below(folder, part.file)) as source:
-                reader = Reader(source, part.compression, part.file)
+                reader = Reader(source, part.compression, part.file, part.content_bytes)
                 decoder = registry.decoder(part.format, part.columns, strict=part.sha256 is None)
                 _distribute(pace.let(decoder(reader, part.file)), lanes, teller)
             pace.insist_on_end()

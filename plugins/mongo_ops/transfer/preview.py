@@ -72,8 +72,8 @@ def _look(target: Target, folder: Folder, plan: ImportPlan, loading: ImportTarge
 def _first(folder: Folder, part: ImportPart) -> Chunk:
     """Return the first chunk of a file; an empty one of an empty file."""
     with storage.reading(place.below(folder, part.file)) as source:
-        reader = Reader(source, part.compression, part.file)
-        decoder = registry.decoder(part.format, part.columns, strict=True)
+        reader = Reader(source, part.compression, part.file, part.content_bytes)
+        decoder = registry.decoder(part.format, part.columns, strict=part.sha256 is None)
         return next(decoder(reader, part.file), Chunk(0))
 
 

@@ -76,7 +76,7 @@ class FinishedExport:
         decode = registry.decoder(self.found.file_format, manifest.columns_of(collection), strict=False)
         count = 0
         with self._reading(file) as source:
-            for chunk in decode(Reader(source, self.found.compression, file), file):
+            for chunk in decode(Reader(source, self.found.compression, file, part.content.bytes), file):
                 if chunk.rejects:
                     raise _corrupt(file)
                 count += len(chunk.documents)
@@ -89,7 +89,7 @@ class FinishedExport:
         if self.found.file_format in ("bson", "parquet"):
             return
         with self._reading(file) as source:
-            reader = Reader(source, self.found.compression, file)
+            reader = Reader(source, self.found.compression, file, self._at(file)[1].content.bytes)
             while data := reader.some():
                 yield data
 

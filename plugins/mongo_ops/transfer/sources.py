@@ -59,6 +59,7 @@ def manifest_parts(found: ManifestModel, chosen: Sequence[tuple[str, CollectionM
                     count=part.content.count,
                     bytes=part.bytes,
                     sha256=part.sha256,
+                    content_bytes=part.content.bytes,
                 )
             )
     return tuple(parts)

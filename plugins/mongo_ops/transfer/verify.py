@@ -85,7 +85,7 @@ def read_part(folder: Folder, found: ManifestModel, collection: CollectionModel,
     columns = manifest.columns_of(collection)
     seen, rejected = Content(), 0
     with storage.reading(place.below(folder, part.file)) as source:
-        reader = Reader(source, found.compression, part.file)
+        reader = Reader(source, found.compression, part.file, part.content.bytes)
         for chunk in registry.decoder(found.file_format, columns, strict=False)(reader, part.file):
             seen += content.of_documents(chunk.documents)
             rejected += len(chunk.rejects)

@@ -108,34 +108,42 @@ class ParquetEncoder:
         self._held, self._rows = [], 0
 
 
-def chunks(reader: Readable, name: str, *, columns: Sequence[Column]) -> Chunks:
+def chunks(reader: Readable, name: str, *, columns: Sequence[Column], foreign: bool = True) -> Chunks:
     """Yield chunks of a parquet file; its end is read first, so it goes into a temporary file.
 
     Columns of other writers keep the types that Arrow gives them; nested ones become embedded documents.
 
     Raises:
         BrokenFileError: it is no parquet file, or is damaged.
+        CompressionError: no manifest vouches for it (``foreign``), and it swells beyond reason.
     """
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
-        size = 0
+        size = done = 0
         while data := reader.some():
             size += spool.write(data)
         spool.seek(0)
         try:
             file = pq.ParquetFile(spool)
-            _insist_on_size(file.metadata, size, name)
+            swollen = _said(file.metadata)
             told = (file.schema_arrow.metadata or {}).get(METADATA)
             kinds = {c["path"]: c["type"] for c in json.loads(told)} if told else {c.path: c.type for c in columns}
-            yield from _chunks(file, kinds)
+            for chunk in _chunks(file, kinds):
+                swollen = max(
+                    swollen, chunk.size + done
+                )  # a dictionary of a few texts can stand for any number of rows
+                done += chunk.size
+                if foreign and swollen > max(RATIO_FROM, MAX_RATIO * size):
+                    raise CompressionError(
+                        f"{name} swells to more than {MAX_RATIO} times its size; it is not read any further."
+                    )
+                yield chunk
         except (pa.ArrowException, OSError, ValueError, KeyError):
             raise broken(name, 1, 0, "is not readable: the file is no parquet, or is damaged") from None
 
 
-def _insist_on_size(metadata: Any, size: int, name: str) -> None:
-    """Refuse a file whose row groups say that they swell beyond reason."""
-    swollen = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    if swollen > RATIO_FROM and swollen > MAX_RATIO * size:
-        raise CompressionError(f"{name} swells to more than {MAX_RATIO} times its size; it is not read any further.")
+def _said(metadata: Any) -> int:
+    """Return how many bytes the row groups say they take when they are unpacked."""
+    return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
 
 
 def _chunks(file: Any, kinds: dict[str, str]) -> Chunks:

@@ -47,4 +47,4 @@ def decoder(name: FormatName, columns: Sequence[Column], *, strict: bool) -> Dec
         return partial(csvfile.chunks, columns=columns, foreign=strict)
     from mongo_ops.transfer.formats import parquet  # noqa: PLC0415 - loads Arrow
 
-    return partial(parquet.chunks, columns=columns)
+    return partial(parquet.chunks, columns=columns, foreign=strict)
