@@ -306,3 +306,10 @@ def test_an_impossible_length_is_not_read_into_memory(folder, length):
     with storage.reading(folder / "a") as source, pytest.raises(bsonfile.BrokenFileError):
         list(bsonfile.documents(source))
     assert source.bytes == 4
+
+
+def test_a_place_below_a_plain_file_is_told_with_a_sentence(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(storage.StorageFailedError), storage.writing(UPath(tmp_path / "file" / "below" / "x")):
+        pass
