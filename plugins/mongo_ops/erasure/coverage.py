@@ -31,7 +31,7 @@ PATHS_NAMED = 50
 """Findings per collection; the rest is counted."""
 
 BEFORE_IMAGES = "ops_before_"
-COPIES = ("ops_ghost_", "ops_old_", "ops_ids_")
+COPIES = ("ops_ghost_", "ops_old_", "ops_ids_", "ops_keys_")
 """An online migration keeps these in step with a collection, erased documents included."""
 
 OWN = frozenset(

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from bson import Binary, Int64, Timestamp
-from bson.binary import UUID_SUBTYPE
+from bson import Timestamp
 from pymongo.errors import OperationFailure
 
 from mongo_ops import audit
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 NAMESPACE_EXISTS = 48
 Reporter = Callable[[str], None]
 MOST_OWN = 100_000
-MOST_SELECTED = 20_000
 
 
 class OwnWrites:
@@ -55,15 +53,6 @@ class OwnWrites:
         self._known[bytes(session.session_id["id"]), int(number)] = None
         if len(self._known) > MOST_OWN:
             del self._known[next(iter(self._known))]
-
-    def selected(self) -> list[Document]:
-        """Return filters that select the events of the newest of these, for the server."""
-        by_session: dict[bytes, list[Int64]] = {}
-        for key, number in list(self._known)[-MOST_SELECTED:]:
-            by_session.setdefault(key, []).append(Int64(number))
-        return [
-            {"lsid.id": Binary(key, UUID_SUBTYPE), "txnNumber": {"$in": numbers}} for key, numbers in by_session.items()
-        ]
 
     def made(self, event: Mapping[str, Any]) -> bool:
         """Whether an event of the change stream comes from one of these."""
