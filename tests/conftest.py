@@ -12,21 +12,13 @@ from mongo_ops.embedded import ReplicaSet
 from mongo_ops.mongo.connection import ConnectionSpec, connect
 from mongo_ops.settings import Environment
 
-SCHEDULERS = (
-    {"test_dags", "test_health", "test_migrate", "test_partition", "test_rollback", "test_transfer"},
-    {"test_approval", "test_erasure", "test_kills", "test_online", "test_retention", "test_stack"},
-)
-"""Which files with a real scheduler share one. Two schedulers, because their tests mostly wait."""
-
 
 class BesideEachOther(LoadScopeScheduling):
-    """Deals files out to the workers, and the files of one scheduler to the same worker."""
+    """Deals files out to the workers, and all with a real scheduler to the same one: a second Airflow costs more than it saves."""
 
     def _split_scope(self, nodeid):
         file = Path(nodeid.partition("::")[0])
-        if file.parent.name != "airflow":
-            return str(file)
-        return f"scheduler {next((n for n, files in enumerate(SCHEDULERS) if file.stem in files), 0)}"
+        return "scheduler" if file.parent.name == "airflow" else str(file)
 
 
 def pytest_xdist_make_scheduler(config, log):

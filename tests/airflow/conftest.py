@@ -152,8 +152,9 @@ EXTRA = {
 }
 
 SETTINGS = {
-    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1"
-}  # an approval's time limit is looked at this often
+    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",  # an approval's time limit is looked at this often
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",  # leaves the processors to the tests beside it
+}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def test_the_gate_refuses_what_the_environment_before_has_not_applied(scheduler)
     assert nothing_done(scheduler, "untested")
 
 
+@pytest.mark.chaos
 def test_a_break_glass_reason_passes_the_gate_and_is_audited_where_it_takes_effect(scheduler):
     run = scheduler.trigger("urgent", break_glass_reason="the login page is down", target_version="001")
     scheduler.until_asked(run)
@@ -71,6 +72,7 @@ def test_who_triggered_the_run_cannot_approve_it(scheduler):
     assert nothing_done(scheduler, "rejected")
 
 
+@pytest.mark.chaos
 def test_a_rejected_plan_is_not_carried_out(scheduler):
     run = scheduler.trigger("rejected")
     scheduler.until_asked(run)
@@ -116,6 +118,7 @@ def test_a_file_edited_after_the_approval_is_not_carried_out(scheduler):
     assert scheduler.cli("unlock", "edited").stdout == "Nobody holds the lease.\n"
 
 
+@pytest.mark.chaos
 def test_marking_the_approval_as_successful_approves_nothing(scheduler):
     run = scheduler.trigger("forced")
     scheduler.until_asked(run)

@@ -169,7 +169,9 @@ def test_lint_comes_before_everything(migrating):
     assert migrating["upstream"]["lint"] == []
 
 
-@pytest.mark.parametrize("dag_id", ["mongo_migrate", "mongo_rollback", "mongo_gdpr_erasure", "mongo_bulk_import", "mongo_partition"])
+@pytest.mark.parametrize(
+    "dag_id", ["mongo_migrate", "mongo_rollback", "mongo_gdpr_erasure", "mongo_bulk_import", "mongo_partition"]
+)
 def test_a_person_approves_the_plan_before_anything_is_written(parsed, dag_id):
     dag = parsed["dags"][dag_id]
 

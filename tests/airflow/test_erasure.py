@@ -57,6 +57,7 @@ def receive(scheduler, environment, person):
     return json.loads(done.stdout)["requests"][0]
 
 
+@pytest.mark.chaos
 def test_in_development_an_identifier_is_sealed_first_and_everything_is_erased(scheduler, forgotten):
     person, other = plant(forgotten, "dev.person@example.org")
 
@@ -140,6 +141,7 @@ def canaries(scheduler, person):
     return found
 
 
+@pytest.mark.chaos
 def test_a_killed_rule_is_tried_again_and_the_result_is_the_same(scheduler, forgotten):
     person, other = plant(forgotten, "killed.person@example.org")
     for whose, number in (

@@ -57,6 +57,7 @@ def test_a_plan_only_run_shows_the_plan_and_writes_nothing(scheduler):
     assert scheduler.api.xcom(ended.run, "report")["plan_only"] is True
 
 
+@pytest.mark.chaos
 def test_a_target_version_is_where_it_stops(scheduler):
     scheduler.bring_up("aimed", "--to", "002")
 
@@ -104,7 +105,10 @@ def test_the_chain_is_anchored_outside_of_the_database_and_a_shortened_one_fails
     done = scheduler.end(scheduler.trigger("development", "mongo_audit_anchor"))
 
     anchored = scheduler.api.xcom(done.run, "anchor")["audit_log"]
-    assert (done.state, anchored["entries"]) == ("success", db.audit_log.count_documents({"chain.seq": {"$exists": True}}))
+    assert (done.state, anchored["entries"]) == (
+        "success",
+        db.audit_log.count_documents({"chain.seq": {"$exists": True}}),
+    )
     with db.client.start_session() as session, session.start_transaction():
         heads, last = db.ops_audit_head, db.audit_log.find_one({"chain.seq": anchored["seq"]}, session=session)
         before = db.audit_log.find_one({"chain.seq": anchored["seq"] - 1}, session=session)

@@ -78,6 +78,7 @@ def flowing(scheduler):
     return db
 
 
+@pytest.mark.chaos
 def test_in_place_beside_old_writers_and_a_kill(scheduler, flowing):
     with Writer(flowing.plays, lambda n: {"ms": 500 * (n % 100)}) as writer:
         run = trigger(scheduler, "flowing", "901_seconds", parts=2)

@@ -63,6 +63,7 @@ def test_one_rule_that_is_due_is_shown_then_carried_out_and_reported(scheduler, 
     assert [one["details"]["documents"] for one in events] == [DUE]
 
 
+@pytest.mark.chaos
 def test_a_night_with_nothing_due_says_so_and_what_a_person_must_see_fails_its_own_task_only(scheduler, retained):
     late = scheduler.cli("erase request", "retained", "--received", "2026-01-31", "--json", typed=f"{ObjectId()}\n")
     (request,) = json.loads(late.stdout)["requests"]
@@ -76,6 +77,7 @@ def test_a_night_with_nothing_due_says_so_and_what_a_person_must_see_fails_its_o
     assert (result["retained"], result["findings"]["overdue"]) == ({}, [f"{request} is overdue (Art. 12(3))"])
 
 
+@pytest.mark.chaos
 def test_objects_and_exports_outside_of_the_storage_lose_a_person_who_is_erased(scheduler, retained):
     ann, bob = person(retained, "ann.exported@example.org"), person(retained, "bob.exported@example.org")
     artist = {"name": "Ann Lee", "user_id": ann, "image_key": "artists/ann-exported.png", "created_at": NOW}

@@ -91,6 +91,7 @@ def test_an_import_that_is_killed_loads_everything_exactly_once(scheduler, moved
     ]
 
 
+@pytest.mark.chaos
 def test_an_import_into_a_protected_environment_waits_for_a_second_person(scheduler, exported):
     received = scheduler.db("received")
     run = scheduler.trigger(
