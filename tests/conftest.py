@@ -6,11 +6,15 @@ import uuid
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from mongo_ops.embedded import ReplicaSet
 from mongo_ops.mongo.connection import ConnectionSpec, connect
 from mongo_ops.settings import Environment
+
+settings.register_profile("beside others", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("beside others")
 
 
 class BesideEachOther(LoadScopeScheduling):

@@ -149,6 +149,7 @@ def test_a_migration_marked_as_successful_is_missed_by_the_verification(schedule
     assert scheduler.applied("chosen") == scheduler.files("chosen")[:-1]
 
 
+@pytest.mark.chaos
 def test_a_run_of_the_only_approver_fails_before_it_asks(scheduler):
     ended = scheduler.migrate("appointed")
 

@@ -15,6 +15,7 @@ MIGRATION = "008_count_plays"
 CHECKPOINT = f"{MIGRATION}.1/forward/0"
 
 
+@pytest.mark.chaos
 def test_a_killed_task_is_tried_again_and_every_document_is_changed_exactly_once(scheduler):
     run = begin(scheduler, "killed")
     pid = until_half_done(scheduler, "killed")

@@ -190,6 +190,7 @@ def test_two_runs_and_the_cli_at_once_apply_everything_exactly_once(scheduler):
     assert lease.show(db, "migrations") is None
 
 
+@pytest.mark.chaos
 def test_an_edited_file_stops_the_run_with_a_sentence_and_without_a_retry(scheduler):
     scheduler.bring_up("drifted", "--to", "001")
     scheduler.db("drifted").ops_migrations.update_one({}, {"$set": {"checksum": "0" * 64}})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from mongo_ops.partitions.months import Month, name_of
 
 COUNT = 2_000
@@ -16,6 +18,7 @@ def visits(db, name):
     return Month.of(EPOCH)
 
 
+@pytest.mark.chaos
 def test_months_are_made_filled_archived_and_dropped_and_one_comes_back(scheduler):
     db = scheduler.db("moved")
     this = visits(db, "visits")

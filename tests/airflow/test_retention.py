@@ -37,6 +37,7 @@ def night(scheduler, **conf):
     return scheduler.end(scheduler.trigger("retained", "mongo_retention", **conf))
 
 
+@pytest.mark.chaos
 def test_one_rule_that_is_due_is_shown_then_carried_out_and_reported(scheduler, retained):
     ann = person(retained, "ann.retained@example.org")
     event = {"event_type": "play", "user_id": ann, "track_id": ObjectId()}

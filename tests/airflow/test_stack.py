@@ -55,6 +55,7 @@ def dags(tmp_path):
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.chaos
 def test_a_stack_starts_once_works_and_leaves_no_process(run, dags, tmp_path):
     stack = Stack(run, airflow_port=0, detached=True)
 

@@ -226,6 +226,7 @@ while True:
 """
 
 
+@pytest.mark.chaos
 def test_a_killed_writer_leaves_a_whole_chain(replica_set, db):
     audit.prepare(db)
     reported = 0

@@ -647,6 +647,7 @@ def test_an_empty_collection_is_walked_once_whatever_comes_later(db, small):
     assert tally(db) == {0: 25}
 
 
+@pytest.mark.chaos
 def test_large_documents_are_walked_a_few_at_a_time_with_their_images(db):
     """60 documents of 2 to 10 MB, kept whole as before-images in each batch's transaction."""
     megabyte = "x" * 2**20
@@ -725,6 +726,7 @@ MEMORY = """
 """
 
 
+@pytest.mark.chaos
 def test_memory_does_not_grow_with_the_collection(db, replica_set):
     peaks = {}
     for count in (20_000, 200_000):

@@ -183,6 +183,7 @@ def test_baseline_records_without_running(project, db, capsys):
     assert run(capsys, "rollback", "--env", "development", "--to", "001")[1]["kind"] == "IrreversibleError"
 
 
+@pytest.mark.chaos
 def test_rehearse_leaves_the_database_alone(project, target, db, capsys):
     code, value = run(capsys, "rehearse", "--env", "development")
 

@@ -437,6 +437,7 @@ def mine(module: Any, attribute: str, nth: int, *, after: bool) -> None:
     setattr(module, attribute, call)
 
 
+@pytest.mark.chaos
 def test_killed_at_any_step_it_comes_to_the_same(course, outside, replica_set):
     course.export(outside, format="bson", partitions=2)
     before = files(outside)

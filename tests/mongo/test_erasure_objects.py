@@ -275,7 +275,14 @@ STEPS = {
 
 
 @pytest.mark.parametrize(
-    ("step", "nth"), [("written", 1), ("pointed", 2), ("removing", 1), ("removing", 3), ("noted", 1)]
+    ("step", "nth"),
+    [
+        ("pointed", 2),
+        *(
+            pytest.param(*one, marks=pytest.mark.chaos)
+            for one in (("written", 1), ("removing", 1), ("removing", 3), ("noted", 1))
+        ),
+    ],
 )
 def test_a_kill_at_any_step_leaves_whole_snapshots_and_a_retry_finishes(course, assets, monkeypatch, step, nth):
     places = take(course, "users", "analytics", "tracks")

@@ -119,6 +119,7 @@ def test_a_restore_of_single_collections_is_recognised(course, backup, erased, n
 
 
 @pytest.mark.parametrize("name", ["playlists", "tracks"])
+@pytest.mark.chaos
 def test_without_the_account_identifiers_go_and_somebody_is_told_to_look_for_names(course, backup, erased, name):
     bring_back(course, backup, name)
 
@@ -130,6 +131,7 @@ def test_without_the_account_identifiers_go_and_somebody_is_told_to_look_for_nam
     assert do(course).ok
 
 
+@pytest.mark.chaos
 def test_a_closed_request_is_opened_again_for_what_came_back(course, backup, erased):
     course.db.ops_erasure_requests.update_one({"_id": erased}, {"$set": {"state": "completed"}})
     transact(course.db, lambda session: requests.transition(course.db, session, erased, State.CLOSED))
@@ -143,6 +145,7 @@ def test_a_closed_request_is_opened_again_for_what_came_back(course, backup, era
     assert moves[-6:] == ["received", "planned", "approved", "executing", "verifying", "completed"]
 
 
+@pytest.mark.chaos
 def test_a_request_that_is_not_finished_is_left_to_its_own_run(course, backup, erased):
     bring_back(course, backup, "users")
     transact(course.db, lambda session: requests.transition(course.db, session, erased, State.RECEIVED))
@@ -151,6 +154,7 @@ def test_a_request_that_is_not_finished_is_left_to_its_own_run(course, backup, e
     assert do(course).runs == ()
 
 
+@pytest.mark.chaos
 def test_another_open_request_of_the_same_person_erases_the_same(course, backup, erased):
     bring_back(course, backup, "users")
     course.receive(ANN.user)
@@ -233,6 +237,7 @@ def test_a_killed_replay_is_finished_by_the_next(course, backup, erased, monkeyp
     assert images(course.db) == after
 
 
+@pytest.mark.chaos
 def test_a_held_person_who_came_back_stays_until_the_hold_is_released(course, backup, erased):
     from datetime import UTC, datetime, timedelta
 

@@ -216,6 +216,7 @@ def test_a_hash_that_occurs_across_two_entries_is_no_hit():
     assert found._find(2, bytes.fromhex(first)) is None
 
 
+@pytest.mark.chaos
 def test_a_hundred_thousand_tombstones_of_a_thousand_people_take_little_memory():
     import random
 

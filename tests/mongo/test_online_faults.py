@@ -100,6 +100,7 @@ def test_the_streams_place_moves_on_inside_a_long_slice_of_a_backfill(course, mo
 @pytest.mark.parametrize(
     ("words", "transform"), [(LONG, with_longs), (SECONDS, with_seconds)], ids=["ghost", "in place"]
 )
+@pytest.mark.chaos
 def test_the_streams_place_moves_on_while_parts_are_filled_and_nothing_is_lost(course, words, transform, monkeypatch):
     at = course(
         words | {"limits": "Limits(chunk=50, nice=0.0)"}, documents=3_000, forget=("seconds",) if words is LONG else ()

@@ -14,6 +14,7 @@ from mongo_ops.mongo.lease import LeaseHeldError, LeaseLostError
 from mongo_ops.online import exchange, steps
 from mongo_ops.online.model import Phase
 
+pytestmark = pytest.mark.chaos
 COUNT = 900
 WAY = [("ghost", one) for one in ("start.token", "start.target", "backfill.chunk", "replay.batch", "verify.range")]
 WAY += [("in_place", one) for one in ("start.recorded", "backfill.chunk")]

@@ -111,6 +111,7 @@ def test_the_reference_model_goes_up_down_and_up_on_an_empty_database(spec, targ
     assert target.db.list_collection_names() == []
 
 
+@pytest.mark.chaos
 def test_the_rest_of_the_reference_model_goes_up_down_and_up_on_documents(spec, target, db):
     migrate(target, INCLUDE, "002")
     at = datetime(2026, 1, 1, tzinfo=UTC)
@@ -156,6 +157,7 @@ def test_documents_that_break_their_own_validator_are_copied_too(spec, target, d
     assert rehearsed(spec, target, include).sampled["people"].documents == 300
 
 
+@pytest.mark.chaos
 def test_every_value_that_cannot_be_converted_is_listed(spec, target, people, include):
     wrong = [row["_id"] for row in people.find().sort("age", 1)][::7]
     people.update_many({"_id": {"$in": wrong}}, {"$set": {"age": MARKER}})

@@ -59,6 +59,7 @@ def values(db, field="n", collection="numbers"):
 # The reference model --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.chaos
 def test_the_reference_model_goes_down_and_up_again_step_by_step_to_the_same_database(target):
     project = Project(target, INCLUDE)
     shapes = [shape(target.db)]

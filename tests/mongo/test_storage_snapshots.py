@@ -159,6 +159,7 @@ def test_a_collection_may_be_called_like_a_path(db, folder):
     assert storage.restore(db, folder / "s").inserted == 1
 
 
+@pytest.mark.chaos
 def test_taking_and_restoring_need_no_more_memory_for_more_documents(db, folder):
     db.big.insert_many([{"_id": n, "pad": "x" * 20_000} for n in range(4000)])  # 80 MB
     tracemalloc.start()

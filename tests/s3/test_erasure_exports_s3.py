@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import zstandard
 from fsspec.asyn import sync
 from tests.mongo.erasure_people import ANN, Traces, plant
@@ -47,6 +48,7 @@ def readable(store, bucket):
     return found
 
 
+@pytest.mark.chaos
 def test_no_version_of_an_export_holds_the_person_afterwards(target, store, bucket):
     name = bucket.path.strip("/")
     store.client().call_s3("put_bucket_versioning", Bucket=name, VersioningConfiguration={"Status": "Enabled"})

@@ -100,6 +100,7 @@ def test_every_version_and_marker_of_an_object_goes_and_the_neighbours_stay(cour
     assert finished(course, plan) == "completed_with_retention"
 
 
+@pytest.mark.chaos
 def test_no_version_of_a_snapshot_holds_the_person_afterwards(course, store, versioned):
     name = f"{course.db.name}/009_x.1/forward/0/users/1-ab"
     put(store, versioned, f"storage/{name}/users.bson", b"a try that was killed: ann@example.org ")

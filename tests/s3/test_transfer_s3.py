@@ -47,6 +47,7 @@ def test_an_export_to_s3_comes_back(transfers, store, bucket, form):
     assert report.tally.inserted == 3_000
 
 
+@pytest.mark.chaos
 def test_parts_larger_than_an_upload_block_are_uploaded_in_pieces(transfers, monkeypatch):
     monkeypatch.setattr(type(transfers.folder.fs), "default_block_size", 5 * 2**20)
     before = fill(transfers, 30, pad=1_000_000)
@@ -133,6 +134,7 @@ def test_uploads_of_a_killed_part_are_aborted(transfers, store, bucket):
     assert uploads.abort(bucket / "elsewhere") == 1
 
 
+@pytest.mark.chaos
 def test_a_store_that_vanishes_is_an_error_that_a_retry_mends(transfers, store):
     fill(transfers)
     plan = transfers.plan_export("c", partitions=2)
