@@ -148,7 +148,9 @@ def _local(path: Folder, *, overwrite: bool) -> Iterator[IO[bytes]]:
         with telling(path):
             _reveal(path, partial, final, overwrite=overwrite)
     finally:
-        with contextlib.suppress(OSError):  # what is left is swept later; the error that brought us here is the one to tell
+        with contextlib.suppress(
+            OSError
+        ):  # what is left is swept later; the error that brought us here is the one to tell
             partial.unlink(missing_ok=True)
 
 
